@@ -13,21 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_customjob.spec.check import check as check
-    from airflow_customjob.spec.check import load as load
     from airflow_customjob.spec.job_state import JobState as JobState
     from airflow_customjob.spec.job_state import StatusCode as StatusCode
+    from airflow_customjob.spec.loader import check as check
+    from airflow_customjob.spec.loader import load as load
     from airflow_customjob.spec.machines import Machine as Machine
     from airflow_customjob.spec.machines import machine as machine
     from airflow_customjob.spec.message import CustomJob as CustomJob
     from airflow_customjob.spec.message import CustomJobSpec as CustomJobSpec
     from airflow_customjob.spec.output import to_canonical as to_canonical
     from airflow_customjob.spec.output import to_sdk_dict as to_sdk_dict
-    from airflow_customjob.spec.parse import parse as parse
+    from airflow_customjob.spec.parser import parse as parse
     from airflow_customjob.spec.problem import Problem as Problem
     from airflow_customjob.spec.problem import SpecError as SpecError
     from airflow_customjob.spec.source import to_dict as to_dict
-    from airflow_customjob.spec.validate import validate as validate
+    from airflow_customjob.spec.validator import validate as validate
 
 _HOMES = {
     "CustomJob": "message",
@@ -37,14 +37,14 @@ _HOMES = {
     "Problem": "problem",
     "SpecError": "problem",
     "StatusCode": "job_state",
-    "check": "check",
-    "load": "check",
+    "check": "loader",
+    "load": "loader",
     "machine": "machines",
-    "parse": "parse",
+    "parse": "parser",
     "to_canonical": "output",
     "to_dict": "source",
     "to_sdk_dict": "output",
-    "validate": "validate",
+    "validate": "validator",
 }
 
 __all__ = list(_HOMES)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow_customjob.spec.message import CustomJob
-from airflow_customjob.spec.parse import DISPLAY_NAME, parse_all
+from airflow_customjob.spec.parser import DISPLAY_NAME, parse_all
 from airflow_customjob.spec.problem import Problem, SpecError, errors
 from airflow_customjob.spec.source import read
-from airflow_customjob.spec.validate import validate
+from airflow_customjob.spec.validator import validate
 
 
 def load(
