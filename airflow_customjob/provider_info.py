@@ -1,0 +1,65 @@
+"""What Airflow's providers manager asks of every provider: its parts and its configuration options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_customjob import __version__
+
+_INTEGRATION = "Custom Job"
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "default_backend": {
+        "description": "Where a job runs when its operator or command names no backend: process or docker.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "docker",
+        "default": "process",
+    },
+    "installation_id": {
+        "description": "Part of every job's identity. Give each Airflow its own when several share one engine.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "team-a",
+        "default": "default",
+    },
+    "record_ttl": {
+        "description": "Seconds that the record of an ended job is kept on its engine, so that a late retry finds the "
+        "ending instead of running the job again.",
+        "version_added": "0.1.0",
+        "type": "float",
+        "example": "86400",
+        "default": "604800",
+    },
+    "process_dir": {
+        "description": "Folder where the process backend keeps the state, logs and environments of its jobs. Empty "
+        "means the folder customjob in the user's state directory.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "/var/lib/airflow/customjob",
+        "default": "",
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Describe this provider in the form of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-customjob",
+        "name": _INTEGRATION,
+        "description": "Vertex AI's CustomJob on one's own machines.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://cloud.google.com/vertex-ai/docs/training/create-custom-job",
+                "tags": ["software"],
+            }
+        ],
+        "operators": [
+            {"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.operators.custom_job"]}
+        ],
+        "triggers": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.triggers.custom_job"]}],
+        "extra-links": [],
+        "config": {"customjob": {"description": "Where and how custom jobs run.", "options": _OPTIONS}},
+    }
