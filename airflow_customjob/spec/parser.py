@@ -17,27 +17,24 @@ from airflow_customjob.spec.message import POOL, CustomJob, CustomJobSpec
 from airflow_customjob.spec.problem import HIDDEN, Problem, Severity, SpecError, errors, shown
 from airflow_customjob.spec.scalars import SCALARS, TEMPLATE, WELL_KNOWN, Unreadable, kind
 from airflow_customjob.spec.schema import descriptor_of, is_map, nearest_field, places, squash
+from airflow_customjob.spec.source import plain
 
 DISPLAY_NAME = "custom-job"
 """Given to a bare CustomJobSpec, which has none."""
 
 OTHER_KINDS: dict[str, tuple[frozenset[str], str]] = {
     "HyperparameterTuningJob": (
-        frozenset({"studyspec", "trialjobspec", "maxtrialcount", "paralleltrialcount"}),
+        frozenset({"studyspec", "trialjobspec"}),
         "its trialJobSpec is a CustomJobSpec: submit that, once for each trial",
     ),
     "TrainingPipeline": (
-        frozenset({"trainingtaskdefinition", "trainingtaskinputs", "modeltoupload", "inputdataconfig"}),
+        frozenset({"trainingtaskdefinition", "trainingtaskinputs"}),
         "its trainingTaskInputs hold the fields of a CustomJobSpec: submit those",
     ),
-    "PipelineJob": (frozenset({"pipelinespec", "runtimeconfig", "templateuri"}), "submit its custom jobs one by one"),
-    "BatchPredictionJob": (
-        frozenset({"inputconfig", "outputconfig", "dedicatedresources"}),
-        "only custom jobs run here",
-    ),
-    "Kubernetes object": (frozenset({"apiversion", "metadata"}), "a CustomJob has displayName and jobSpec"),
+    "PipelineJob": (frozenset({"pipelinespec", "runtimeconfig"}), "submit its custom jobs one by one"),
+    "Kubernetes object": (frozenset({"apiversion"}), "a CustomJob has displayName and jobSpec"),
 }
-"""Kinds that are mistaken for a CustomJob: the squashed names of their fields, of which two (or all with 'spec') tell."""
+"""What is mistaken for a CustomJob: squashed field names that tell it, and what to do."""
 
 _SENSITIVE = ("PASS", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "PRIVATE", "AUTH")
 
@@ -50,7 +47,7 @@ def parse(data: Mapping[str, Any], *, display_name: str = DISPLAY_NAME, strict: 
     :param strict: take nothing that Vertex AI's REST API would not take.
     :raises SpecError: with every problem that was found.
     """
-    reading = parse_all(data, display_name=display_name, strict=strict)
+    reading = parse_all(plain(data), display_name=display_name, strict=strict)
     if errors(reading.problems):
         raise SpecError(reading.problems)
     return reading.job
@@ -71,7 +68,7 @@ class Reading:
 
 
 def parse_all(data: Mapping[str, Any], *, display_name: str = DISPLAY_NAME, strict: bool = False) -> Reading:
-    """As :func:`parse`, but whatever the errors."""
+    """As :func:`parse` of a plain dict, but whatever the errors."""
     walk = _Walk(strict)
     data = _unwrapped(data)
     names = {squash(key) for key in data if isinstance(key, str)}
@@ -99,15 +96,7 @@ def _unwrapped(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def _other_kind(names: set[str]) -> str | None:
     if names & {"jobspec", "workerpoolspecs"}:
         return None
-    for other, (marks, _) in OTHER_KINDS.items():
-        if len(names & marks) >= 2 or names & marks & {
-            "trialjobspec",
-            "studyspec",
-            "pipelinespec",
-            "trainingtaskinputs",
-        }:
-            return other
-    return None
+    return next((other for other, (marks, _) in OTHER_KINDS.items() if names & marks), None)
 
 
 def _is_bare(names: set[str]) -> bool:
@@ -171,6 +160,8 @@ class _Walk:
             )
         if field.message_type is not None and field.message_type.full_name not in WELL_KNOWN:
             return self.message(field.message_type, value, path)
+        if self.strict and isinstance(value, Mapping):
+            return self.problem(path, f"{kind(value)}, where text belongs", value, "mapping")
         reader = WELL_KNOWN[field.message_type.full_name] if field.message_type else SCALARS[field.cpp_type]
         try:
             return reader(field, value)

@@ -151,7 +151,7 @@ JOB: tuple[Rule[CustomJob], ...] = (
 SPEC: tuple[Rule[CustomJobSpec], ...] = (
     Rule("first-pool", rules.SERVER, _first_pool),
     Rule("pool-count", rules.TRAINING, _pool_count, "warning"),
-    Rule("tpu-single-replica", rules.COMPUTE, _tpu),
+    Rule("tpu-single-replica", rules.COMPUTE, _tpu, "warning"),
     Rule("output-uri", rules.PROTO, _gcs_output, "warning"),
 )
 

@@ -50,6 +50,11 @@ def _task(pool: WorkerPoolSpec) -> Iterator[Finding]:
         yield "container_spec", "exactly one of container_spec and python_package_spec is required", None
 
 
+def _no_replicas(pool: WorkerPoolSpec) -> Iterator[Finding]:
+    if not pool.replica_count and not pool.HasField("machine_spec"):
+        yield "replica_count", "without machine_spec and replica_count this pool is skipped", None
+
+
 def _machine_type(spec: MachineSpec) -> Iterator[Finding]:
     if not spec.machine_type:
         yield "machine_type", "is required in a worker pool", None
@@ -73,11 +78,17 @@ def _accelerator_pair(spec: MachineSpec) -> Iterator[Finding]:
         yield "accelerator_count", "may not be negative", spec.accelerator_count
 
 
+def _accelerator_name(spec: MachineSpec) -> str:
+    """Also of a number that a message made by hand may hold."""
+    names = {number: name for name, number in AcceleratorType.items()}
+    return names.get(spec.accelerator_type, str(spec.accelerator_type))
+
+
 def _accelerator_fits(spec: MachineSpec) -> Iterator[Finding]:
     known = machine(spec.machine_type)
     if known is None or known.tpu:
         return
-    given, count = AcceleratorType.Name(spec.accelerator_type), spec.accelerator_count
+    given, count = _accelerator_name(spec), spec.accelerator_count
     if known.gpus:
         if not spec.accelerator_type and not count:
             yield (
@@ -203,6 +214,7 @@ POOL: tuple[Rule[WorkerPoolSpec], ...] = (
     Rule("machine-and-replicas", rules.SERVER, _both_or_none),
     Rule("replica-count", rules.PROTO, _replicas),
     Rule("task", rules.PROTO, _task),
+    Rule("no-replicas", rules.HERE, _no_replicas, "warning"),
 )
 
 MACHINE: tuple[Rule[MachineSpec], ...] = (

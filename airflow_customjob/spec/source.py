@@ -18,6 +18,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from airflow_customjob.spec.problem import Problem, SpecError, shown
+from airflow_customjob.spec.scalars import kind
 from airflow_customjob.spec.text import MAX_TEXT, read_text
 
 MAX_DEPTH = 64
@@ -44,6 +45,7 @@ def to_dict(source: object, *, base: Path | None = None) -> dict[str, Any]:
 def read(source: object, *, base: Path | None = None) -> tuple[dict[str, Any], list[Problem]]:
     """As :func:`to_dict`, but with what does not hinder reading on (duplicate keys) beside the dict."""
     problems: list[Problem] = []
+    given = source
     if isinstance(source, bytes):
         source = _decode(source, "the text")
     if isinstance(source, Path) or (isinstance(source, str) and _is_path(source)):
@@ -54,14 +56,19 @@ def read(source: object, *, base: Path | None = None) -> tuple[dict[str, Any], l
     if message is not None and message.DESCRIPTOR.name not in _KINDS:
         name = message.DESCRIPTOR.full_name
         raise SpecError([Problem("", f"this is a {name}, not a CustomJob or CustomJobSpec", None, "kind")])
-    try:
-        data = _Plain().convert(source, 0)
-    except RecursionError:
-        raise SpecError([Problem("", "the spec is nested too deeply", None, "size")]) from None
+    return plain(source, "the text names no file, and" if isinstance(given, str) else "this"), problems
+
+
+def plain(value: object, what: str = "this") -> dict[str, Any]:
+    """A mapping with all that it holds as dicts, lists and leaves.
+
+    :raises SpecError: not a mapping, or one without a sensible end.
+    """
+    data = _Plain().convert(value, 0)
     if not isinstance(data, dict):
-        what = "it is empty" if data is None else f"this is a {type(source).__name__}"
-        raise SpecError([Problem("", f"a CustomJob is a mapping; {what}", shown(source), "kind")])
-    return data, problems
+        it = "nothing is given" if data is None else f"{what} is {kind(data)}"
+        raise SpecError([Problem("", f"a CustomJob is a mapping; {it}", shown(data), "kind")])
+    return data
 
 
 def as_message(source: object) -> Message | None:
