@@ -56,9 +56,7 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             }
         ],
-        "operators": [
-            {"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.operators.custom_job"]}
-        ],
+        "operators": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.operators.custom_job"]}],
         "triggers": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.triggers.custom_job"]}],
         "extra-links": [],
         "config": {"customjob": {"description": "Where and how custom jobs run.", "options": _OPTIONS}},

@@ -46,8 +46,8 @@ docker_up() {
 
 docker_start() {
   local run=(dockerd --host "${DOCKER_HOST:-unix:///var/run/docker.sock}" --pidfile "$DOCKERD_PID" --data-root "$DOCKERD_DATA" --exec-root "$DOCKERD_RUN")
-  # An own network namespace, so that two daemons do not rewrite each other's bridge and firewall rules.
-  [[ $INSTANCE == 0 ]] || run=(unshare --net sh -c 'ip link set lo up && exec "$@"' sh "${run[@]}")
+  # Own namespaces: two daemons would rewrite each other's bridge and firewall rules, and its mounts go with it.
+  [[ $INSTANCE == 0 ]] || run=(unshare --net --mount --propagation slave sh -c 'ip link set lo up && exec "$@"' sh "${run[@]}")
   rm -f "$DOCKERD_PID"
   setsid nohup "${run[@]}" >>"$DOCKERD_LOG" 2>&1 </dev/null &
   wait_until 60 docker_answers || { tail -20 "$DOCKERD_LOG" >&2; die "dockerd did not answer within 60 s; its log: $DOCKERD_LOG"; }
