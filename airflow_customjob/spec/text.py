@@ -73,11 +73,13 @@ def _yaml(text: str) -> tuple[Any, list[Problem]]:
         node = loader.get_single_node()
         if node is None:
             return None, []
-        return loader.construct_document(node), list(_duplicates(node))
+        problems = list(_duplicates(node))  # first, since constructing copies merged keys into the nodes
+        return loader.construct_document(node), problems
     except yaml.MarkedYAMLError as error:
+        what = ", ".join(filter(None, (error.context, error.problem)))
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SpecError([_syntax(f"not YAML: {error.problem or error.context}{where}{_jinja_hint(text)}")]) from None
+        raise SpecError([_syntax(f"not YAML: {what}{where}{_jinja_hint(text)}")]) from None
     except Exception as error:  # noqa: BLE001 - explicit tags (!!int x) let any error through, nesting a RecursionError
         raise SpecError([_syntax(f"YAML that cannot be read: {type(error).__name__}: {shown(str(error))}")]) from None
     finally:
