@@ -1,0 +1,94 @@
+"""Which real engines this machine has, asked once of ``dev/engines``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+DEV_ENGINES = Path(__file__).parent.parent / "dev" / "engines"
+
+
+def dev_engines(*args: str, instance: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run ``dev/engines``; its output is text, and a failure is for the caller to judge."""
+    env = {**os.environ, "ENGINE_INSTANCE": str(instance)}
+    return subprocess.run([DEV_ENGINES, *args], env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+@cache
+def why_not(engine: str) -> str:
+    """Why the tests marked ``engine`` cannot run here; empty when they can."""
+    if engine == "chaos":
+        able = os.geteuid() == 0 and shutil.which("dockerd") and shutil.which("unshare")
+        return "" if able else "chaos: only root with dockerd and unshare installed can start a Docker to kill"
+    done = dev_engines("why", engine)
+    return done.stdout.strip() or done.stderr.strip() if done.returncode else ""
+
+
+@cache
+def exports(instance: int = 0) -> dict[str, str]:
+    """The variables that ``dev/engines env`` exports."""
+    lines = dev_engines("env", instance=instance).stdout.splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+@dataclass(frozen=True)
+class OwnDocker:
+    """A Docker that this test may kill: its own daemon, data and network namespace.
+
+    :param instance: 1..9, the ``ENGINE_INSTANCE`` of ``dev/engines``.
+    """
+
+    instance: int
+
+    @property
+    def host(self) -> str:
+        """What ``DOCKER_HOST`` is for it."""
+        return f"unix:///var/run/customjob-docker-{self.instance}.sock"
+
+    def up(self) -> None:
+        """Start it (again); it answers on return."""
+        self._do("up")
+
+    def kill(self) -> None:
+        """SIGKILL to the daemon; its containers live on until it is up again."""
+        self._do("kill")
+
+    def restart(self) -> None:
+        """Stop the daemon with SIGTERM, which ends its containers, and start it."""
+        self._do("restart")
+
+    def down(self) -> None:
+        """Stop it and remove all it had."""
+        self._do("down")
+
+    def _do(self, command: str) -> None:
+        done = dev_engines(command, "docker", instance=self.instance)
+        assert done.returncode == 0, f"dev/engines {command} docker: {done.stderr}"
+
+
+@contextmanager
+def own_docker_of_this_session() -> Iterator[OwnDocker]:
+    """The first instance that no other test session on this machine holds; nothing of it is left afterwards."""
+    for instance in range(9, 0, -1):
+        with (Path(tempfile.gettempdir()) / f"customjob-docker-{instance}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            docker = OwnDocker(instance)
+            docker.down()  # of a session that was killed
+            try:
+                docker.up()
+                yield docker
+            finally:
+                docker.down()
+            return
+    raise RuntimeError("nine test sessions on this machine hold a Docker of their own already")
