@@ -41,9 +41,7 @@ def compile_proto() -> dict[str, bytes]:
         ]
         at = stub.index("DESCRIPTOR: _descriptor.FileDescriptor")
         stub[at - 1 : at] = pool
-        header = (
-            "# Made from custom_job.proto by dev/compile_proto.py.\n# ruff: noqa\n# mypy: ignore-errors\n# fmt: off\n"
-        )
+        header = "# Made from custom_job.proto by dev/compile_proto.py.\n# ruff: noqa: D, E, F, I, N, PYI, RUF, UP\n# mypy: ignore-errors\n# fmt: off\n"
         return {
             "custom_job.binpb": Path(out, "set").read_bytes(),
             "message.pyi": (header + "\n".join(stub) + "\n").encode(),

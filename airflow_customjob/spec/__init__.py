@@ -1,8 +1,8 @@
 """A CustomJob in whatever form people have it, to one message, with every problem at once.
 
-    >>> job = load({"displayName": "hello", "jobSpec": {"workerPoolSpecs": [...]}})   # dict, text, path, protobuf, SDK object
+    >>> job = load({"displayName": "hello", "jobSpec": {...}})  # a dict; or text, a path, a protobuf, an SDK object
     >>> problems = validate(job)
-    >>> job, problems = check("job.yaml")                                             # both in one, and no exception
+    >>> job, problems = check("job.yaml")  # both in one, and no exception
 
 Names are loaded when they are first used: :class:`JobState` alone costs no protobuf.
 """

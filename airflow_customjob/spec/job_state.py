@@ -1,4 +1,4 @@
-"""States of a job and google.rpc status codes, by the numbers Vertex AI gives them. Imports nothing but the standard library."""
+"""States of a job and google.rpc status codes, by the numbers Vertex AI gives them. Imports no protobuf."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class JobState(IntEnum):
-    """``google.cloud.aiplatform.v1.JobState``. A CustomJob passes through 1 to 7 (source: job_state.proto of Vertex AI)."""
+    """``google.cloud.aiplatform.v1.JobState``; a CustomJob passes through 1 to 7 (job_state.proto of Vertex AI)."""
 
     JOB_STATE_UNSPECIFIED = 0
     JOB_STATE_QUEUED = 1

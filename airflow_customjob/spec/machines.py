@@ -1,7 +1,7 @@
 """Machine types of Vertex AI training, as data: what a replica of that type has.
 
-Source: Vertex AI documentation, 'Configure compute resources for serverless training' (the list of types, and the GPUs of
-the A and G families); per-vCPU memory of N1 and E2 from 'Configure compute resources for inference'. Rows marked
+Source: Vertex AI documentation, 'Configure compute resources for serverless training' (the list of types, and the GPUs
+of the A and G families); per-vCPU memory of N1 and E2 from 'Configure compute resources for inference'. Rows marked
 unverified come from the general Compute Engine families and not from Vertex AI's own pages.
 """
 

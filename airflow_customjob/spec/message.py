@@ -1,8 +1,8 @@
 """The messages of custom_job.proto: ``CustomJob``, ``CustomJobSpec``, ``WorkerPoolSpec`` and all that they hold.
 
-They live in a pool of their own, not in protobuf's default one: google-cloud-aiplatform registers the same names there,
-and both must fit into one process. What protoc would generate is made here at import, from custom_job.binpb; message.pyi
-says it to type checkers.
+They live in a pool of their own, not in protobuf's default one: google-cloud-aiplatform registers the same names
+there, and both must fit into one process. What protoc would generate is made here at import, from custom_job.binpb;
+message.pyi says it to type checkers.
 """
 
 from __future__ import annotations

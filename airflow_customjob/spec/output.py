@@ -10,12 +10,15 @@ from airflow_customjob.spec.message import POOL, CustomJob
 
 
 def to_canonical(job: CustomJob) -> dict[str, Any]:
-    """Canonical proto3 JSON, as the REST API gives it: camelCase, int64 as text, durations as ``3.500s``, no defaults."""
+    """Canonical proto3 JSON, the REST API's: camelCase, int64 as text, durations as ``3.500s``, no defaults."""
     return MessageToDict(job, descriptor_pool=POOL)
 
 
 def to_sdk_dict(job: CustomJob) -> dict[str, Any]:
-    """As google-cloud-aiplatform's ``CustomJob.to_dict``: snake_case, enums as integers, defaults of fields without presence."""
+    """As google-cloud-aiplatform's ``CustomJob.to_dict``: snake_case, enums as integers, defaults written out.
+
+    Not written out are the defaults of fields with presence: messages that are not set.
+    """
     return MessageToDict(
         job,
         descriptor_pool=POOL,

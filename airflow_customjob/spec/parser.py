@@ -1,7 +1,7 @@
 """A plain dict to a CustomJob: lenient about the dialects people write, strict about everything else.
 
-The walk follows the proto's descriptors and never stops at a problem: what cannot be read is left out, reported with its
-path, and the rest is read on.
+The walk follows the proto's descriptors and never stops at a problem: what cannot be read is left out and reported with
+its path, and the rest is read on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Reading:
     lost: frozenset[str] = frozenset()
 
 
-def parse_all(data: Mapping[str, Any], *, display_name: str = DISPLAY_NAME, strict: bool = False) -> Reading:
+def parse_all(data: Mapping[Any, Any], *, display_name: str = DISPLAY_NAME, strict: bool = False) -> Reading:
     """As :func:`parse` of a plain dict, but whatever the errors."""
     walk = _Walk(strict)
     data = _unwrapped(data)
@@ -87,7 +87,7 @@ def parse_all(data: Mapping[str, Any], *, display_name: str = DISPLAY_NAME, stri
     return Reading(job, walk.problems, frozenset(walk.lost) | {problem.path for problem in errors(walk.problems)})
 
 
-def _unwrapped(data: Mapping[str, Any]) -> Mapping[str, Any]:
+def _unwrapped(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The job in a CreateCustomJobRequest."""
     inner = data.get("custom_job") or data.get("customJob")
     return inner if isinstance(inner, dict) and data.keys() <= {"parent", "custom_job", "customJob"} else data

@@ -1,7 +1,7 @@
 """What a rule of validation is, and the walk that applies the tables of them to a job.
 
-A rule is an error where Vertex AI refuses the job or where it cannot run; a warning where Vertex AI's own word is uncertain,
-or changes with its offer of machines, or where the job runs but hardly as meant.
+A rule is an error where Vertex AI refuses the job or where it cannot run; a warning where Vertex AI's own word is
+uncertain, or changes with its offer of machines, or where the job runs but hardly as meant.
 """
 
 from __future__ import annotations

@@ -86,17 +86,10 @@ def _pool_count(spec: CustomJobSpec) -> Iterator[Finding]:
 
 
 def _tpu(spec: CustomJobSpec) -> Iterator[Finding]:
-    given = [(index, pool) for index, pool in enumerate(spec.worker_pool_specs) if not is_empty(pool)]
-    if not any(is_tpu(pool) for _, pool in given):
-        return
-    for index, pool in given[1:]:
-        yield f"worker_pool_specs[{index}]", "a job on TPUs has a single worker pool", None
-    if given[0][1].replica_count > 1:
-        yield (
-            f"worker_pool_specs[{given[0][0]}].replica_count",
-            "a job on TPUs has one replica",
-            given[0][1].replica_count,
-        )
+    given = [index for index, pool in enumerate(spec.worker_pool_specs) if not is_empty(pool)]
+    if any(is_tpu(spec.worker_pool_specs[index]) for index in given):
+        for index in given[1:]:
+            yield f"worker_pool_specs[{index}]", "a job on TPUs has a single worker pool, of one replica", None
 
 
 def _gcs_output(spec: CustomJobSpec) -> Iterator[Finding]:

@@ -16,9 +16,7 @@ from airflow_customjob.spec.schema import nearest_name
 TEMPLATE = re.compile(r"\{\{|\{%|\$\{")
 _DURATION = re.compile(r"-?\d+(\.\d{1,9})?s")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_HUMAN = re.compile(
-    r"(\d+(?:\.\d+)?)\s*(ms|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?)(?![a-z])"
-)
+_HUMAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?)(?![a-z])")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _MAX_DURATION = 315_576_000_000
 """Seconds; google.protobuf.Duration ends there."""

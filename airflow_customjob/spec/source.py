@@ -1,7 +1,8 @@
 """Anything a user may call a CustomJob to a plain Python dict, its leaves untouched: what Jinja then renders.
 
 Plain means: dicts, lists, and leaves. Enums become their names, durations and times JSON's text for them, protobuf and
-proto-plus messages the JSON of what they hold, wherever they stand. What is no spec at all is left for the parser to refuse.
+proto-plus messages the JSON of what they hold, wherever they stand. A leaf that is no JSON is left for the parser to
+refuse.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def to_dict(source: object, *, base: Path | None = None) -> dict[str, Any]:
 
 
 def read(source: object, *, base: Path | None = None) -> tuple[dict[str, Any], list[Problem]]:
-    """As :func:`to_dict`, but with what does not hinder reading on (duplicate keys) beside the dict."""
+    """As :func:`to_dict`, but what does not hinder reading on (duplicate keys) comes beside the dict."""
     problems: list[Problem] = []
     given = source
     if isinstance(source, bytes):

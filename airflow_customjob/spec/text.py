@@ -1,7 +1,7 @@
 """YAML and JSON text to plain Python, with every duplicate key and syntax error as a problem that names its line.
 
-YAML is read as JSON would be: unquoted ``true``, ``null`` and JSON's numbers mean what they mean in JSON; all else is text.
-So ``yes``, ``on``, ``010``, ``12:30:45`` and ``2024-01-01`` reach a program as they were written, where YAML 1.1
+YAML is read as JSON would be: unquoted ``true``, ``null`` and JSON's numbers mean what they mean in JSON; all else is
+text. So ``yes``, ``on``, ``010``, ``12:30:45`` and ``2024-01-01`` reach a program as they were written, where YAML 1.1
 would turn them into booleans, an octal, a sexagesimal and a date.
 """
 

@@ -79,7 +79,7 @@ def _fields(message: Message, path: str) -> Iterator[Problem]:
             yield Problem(f"{prefix}{field.name}", "is required", None, "required")
     for field, value in given.items():
         below = f"{prefix}{field.name}"
-        if is_map(field) or field.message_type is not None and field.message_type.file.name != "custom_job.proto":
+        if is_map(field) or (field.message_type is not None and field.message_type.file.name != "custom_job.proto"):
             continue
         for index, item in enumerate(value if field.is_repeated else [value]):
             at = f"{below}[{index}]" if field.is_repeated else below

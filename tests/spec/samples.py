@@ -27,7 +27,11 @@ CONTAINER: dict[str, Any] = {
                     "imageUri": "europe-docker.pkg.dev/p/r/train:1",
                     "command": ["bash", "-c"],
                     "args": ["exec train ${EXTRA:-<unset>} --n=${#a[@]} --host=$(HOSTNAME)\n"],
-                    "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}, {"name": "EMPTY", "value": ""}],
+                    "env": [
+                        {"name": "A", "value": "1"},
+                        {"name": "B", "value": "$(A)2"},
+                        {"name": "EMPTY", "value": ""},
+                    ],
                 },
             },
             {

@@ -12,7 +12,9 @@ from airflow_customjob.spec import CustomJob
 from airflow_customjob.spec.schema import is_map
 
 TEXT = st.text(max_size=8) | st.sampled_from(["gs://b/x", "$(A)", "${A}", "{{ a }}", "n1-standard-4", "604800s"])
-_DURATIONS = st.builds(lambda seconds, nanos: f"{seconds}.{nanos:09d}s", st.integers(0, 10**9), st.integers(0, 10**9 - 1))
+_DURATIONS = st.builds(
+    lambda seconds, nanos: f"{seconds}.{nanos:09d}s", st.integers(0, 10**9), st.integers(0, 10**9 - 1)
+)
 _TIMES = st.datetimes().map(lambda time: f"{time.isoformat()}Z")
 _ANY = _DURATIONS.map(lambda value: {"@type": "type.googleapis.com/google.protobuf.Duration", "value": value})
 _WELL_KNOWN = {"google.protobuf.Duration": _DURATIONS, "google.protobuf.Timestamp": _TIMES, "google.protobuf.Any": _ANY}
@@ -58,16 +60,21 @@ def messages(descriptor: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
     return message()
 
 
-JOBS = messages(CustomJob.DESCRIPTOR).map(lambda job: job if {"job_spec", "jobSpec"} & job.keys() else {**job, "jobSpec": {}})
+JOBS = messages(CustomJob.DESCRIPTOR).map(
+    lambda job: job if {"job_spec", "jobSpec"} & job.keys() else {**job, "jobSpec": {}}
+)
 """With a job_spec, by which a CustomJob is told from a bare CustomJobSpec."""
 
 _LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["${X}", "{{ x }}", "7d", "1h", "n1-standard-4"])
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["${X}", "{{ x }}", "7d", "1h", "n1-standard-4"])
 )
 _NAMES = st.sampled_from(
-    "displayName display_name jobSpec workerPoolSpecs worker_pool_specs machineSpec machineType acceleratorType replicaCount "
-    "containerSpec pythonPackageSpec imageUri args command env name value scheduling timeout labels error details state "
-    "createTime baseOutputDirectory encryptionSpec diskSpec bootDiskSizeGb nfsMounts trialJobSpec customJob parent @type".split()
+    ["displayName", "display_name", "jobSpec", "workerPoolSpecs", "worker_pool_specs", "machineSpec", "machineType", "acceleratorType", "replicaCount", "containerSpec", "pythonPackageSpec", "imageUri", "args", "command", "env", "name", "value", "scheduling", "timeout", "labels", "error", "details", "state", "createTime", "baseOutputDirectory", "encryptionSpec", "diskSpec", "bootDiskSizeGb", "nfsMounts", "trialJobSpec", "customJob", "parent", "@type"]
 )
 JSON = st.recursive(
     _LEAVES,

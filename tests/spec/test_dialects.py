@@ -1,4 +1,5 @@
 """Every way in which people write a CustomJob: the canonical JSON is that of google-cloud-aiplatform."""
+# ruff: noqa: E501 - tables read as rows
 
 from __future__ import annotations
 
@@ -32,11 +33,15 @@ DIALECTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "Google's protobuf": google_pb,
     "Google's proto-plus": lambda data: vertex.CustomJob.wrap(google_pb(data)),
     "Google's CustomJob.to_dict": lambda data: vertex.CustomJob.to_dict(vertex.CustomJob.wrap(google_pb(data))),
-    "Google's CreateCustomJobRequest": lambda data: vertex.CreateCustomJobRequest(parent="p", custom_job=vertex.CustomJob.wrap(google_pb(data))),
+    "Google's CreateCustomJobRequest": lambda data: vertex.CreateCustomJobRequest(
+        parent="p", custom_job=vertex.CustomJob.wrap(google_pb(data))
+    ),
     "a REST request": lambda data: {"parent": "projects/p/locations/l", "customJob": data},
     "our message": load,
     "our to_sdk_dict": lambda data: to_sdk_dict(load(data)),
-    "tuples for lists": lambda data: json.loads(json.dumps(data), object_hook=lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}),
+    "tuples for lists": lambda data: json.loads(
+        json.dumps(data), object_hook=lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
+    ),
 }
 
 
@@ -148,7 +153,10 @@ def test_lenient_dialect(case: str) -> None:
     assert to_canonical(load(given)) == google_canonical(meant)
 
 
-@pytest.mark.parametrize("case", ["a mapping of one pool (as in Google's documentation)", "a scalar for args", "a Duration as a proto-plus dict"])
+@pytest.mark.parametrize(
+    "case",
+    ["a mapping of one pool (as in Google's documentation)", "a scalar for args", "a Duration as a proto-plus dict"],
+)
 def test_strict_mode_refuses_what_the_api_refuses(case: str) -> None:
     with pytest.raises(SpecError):
         load(LENIENT[case][0], strict=True)
@@ -169,7 +177,13 @@ def test_the_sdks_own_object() -> None:
         labels={"a": "b"},
         credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
     )
-    expected = google_canonical({**_job([MINIMAL], baseOutputDirectory={"outputUriPrefix": "gs://b/out"}), "displayName": "sdk", "labels": {"a": "b"}})
+    expected = google_canonical(
+        {
+            **_job([MINIMAL], baseOutputDirectory={"outputUriPrefix": "gs://b/out"}),
+            "displayName": "sdk",
+            "labels": {"a": "b"},
+        }
+    )
     assert to_canonical(load(job)) == expected
 
 

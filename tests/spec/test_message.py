@@ -71,20 +71,29 @@ def test_the_python_enum_is_the_proto_enum() -> None:
 
 
 def test_annotations_are_read_from_the_proto() -> None:
-    assert [field.name for field in fields_with(CustomJob.DESCRIPTOR, Behavior.REQUIRED)] == ["display_name", "job_spec"]
+    assert [field.name for field in fields_with(CustomJob.DESCRIPTOR, Behavior.REQUIRED)] == [
+        "display_name",
+        "job_spec",
+    ]
     assert "state" in [field.name for field in fields_with(CustomJob.DESCRIPTOR, Behavior.OUTPUT_ONLY)]
 
 
 def test_committed_files_are_what_the_proto_compiles_to() -> None:
     pytest.importorskip("grpc_tools", reason="grpcio-tools compiles the proto, and is of the dev extra")
     done = subprocess.run(
-        [sys.executable, "-c", "import compile_proto, pickle, sys; sys.stdout.buffer.write(pickle.dumps(compile_proto.compile_proto()))"],
+        [
+            sys.executable,
+            "-c",
+            "import compile_proto, pickle, sys; sys.stdout.buffer.write(pickle.dumps(compile_proto.compile_proto()))",
+        ],
         cwd=ROOT / "dev",
         capture_output=True,
         check=True,
     )
     for name, content in pickle.loads(done.stdout).items():
-        assert files("airflow_customjob.spec").joinpath(name).read_bytes() == content, f"run dev/compile_proto.py: {name}"
+        assert files("airflow_customjob.spec").joinpath(name).read_bytes() == content, (
+            f"run dev/compile_proto.py: {name}"
+        )
 
 
 def test_both_packages_fit_into_one_process() -> None:

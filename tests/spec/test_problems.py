@@ -1,4 +1,5 @@
 """What cannot be read: each with its path, its rule, the value, and what to write instead; all of them at once."""
+# ruff: noqa: E501 - tables read as rows
 
 from __future__ import annotations
 
@@ -125,7 +126,9 @@ def test_unreadable(where: str, value: object, path: str, rule: str, part: str) 
 @pytest.mark.parametrize(("where", "value", "path", "rule", "part"), UNREADABLE, ids=_IDS)
 def test_one_mistake_is_one_error(where: str, value: object, path: str, rule: str, part: str) -> None:
     _, problems = check(_with(where, value))
-    assert [problem for problem in problems if problem.severity == "error" and problem.path != path] == [] or rule == "list"
+    assert [
+        problem for problem in problems if problem.severity == "error" and problem.path != path
+    ] == [] or rule == "list"
 
 
 TEN_ERRORS = """
@@ -170,7 +173,12 @@ def test_the_exception_names_every_problem() -> None:
 
 
 OTHER_KINDS: dict[str, object] = {
-    "HyperparameterTuningJob": {"displayName": "h", "studySpec": {"metrics": []}, "maxTrialCount": 3, "trialJobSpec": CONTAINER["jobSpec"]},
+    "HyperparameterTuningJob": {
+        "displayName": "h",
+        "studySpec": {"metrics": []},
+        "maxTrialCount": 3,
+        "trialJobSpec": CONTAINER["jobSpec"],
+    },
     "HyperparameterTuningJob in snake_case": {"display_name": "h", "study_spec": {}, "trial_job_spec": {}},
     "TrainingPipeline": {"displayName": "t", "trainingTaskDefinition": "gs://x", "trainingTaskInputs": {}},
     "PipelineJob": {"displayName": "p", "pipelineSpec": {}, "runtimeConfig": {}},
@@ -188,7 +196,24 @@ def test_another_kind_is_refused_by_its_name_alone(kind: str) -> None:
     assert kind.removesuffix(" in snake_case") in problems[0].message
 
 
-@pytest.mark.parametrize("source", [None, 5, True, [], "", "  \n", "just words", b"\xff", object(), CONTAINER.keys(), lambda: None, vertex.CustomJob, Problem])
+@pytest.mark.parametrize(
+    "source",
+    [
+        None,
+        5,
+        True,
+        [],
+        "",
+        "  \n",
+        "just words",
+        b"\xff",
+        object(),
+        CONTAINER.keys(),
+        lambda: None,
+        vertex.CustomJob,
+        Problem,
+    ],
+)
 def test_what_is_no_mapping(source: object) -> None:
     job, problems = check(source)
     assert job is None
@@ -229,11 +254,15 @@ def test_values_of_variables_with_sensitive_names_are_not_shown() -> None:
 
 
 def test_a_container_is_shown_in_outline() -> None:
-    _, problems = check(_with("jobSpec.workerPoolSpecs.0.contanerSpec", {"env": [{"name": "TOKEN", "value": "hunter2"}]}))
+    _, problems = check(
+        _with("jobSpec.workerPoolSpecs.0.contanerSpec", {"env": [{"name": "TOKEN", "value": "hunter2"}]})
+    )
     assert "hunter2" not in "\n".join(map(str, problems))
 
 
 def test_wrapped_scalars_are_warned_of() -> None:
     job, problems = check(_with("jobSpec.workerPoolSpecs.0.pythonPackageSpec.args", "--a=1 --b=2", PACKAGE))
     assert job is not None
-    assert [(problem.severity, problem.rule, problem.value) for problem in problems] == [("warning", "list", "--a=1 --b=2")]
+    assert [(problem.severity, problem.rule, problem.value) for problem in problems] == [
+        ("warning", "list", "--a=1 --b=2")
+    ]

@@ -1,4 +1,5 @@
 """YAML and JSON text: read as it was written, and refused with the line."""
+# ruff: noqa: E501 - tables read as rows
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def test_anchors_and_merges() -> None:
 
 
 def test_duplicate_keys_of_yaml_have_path_and_lines() -> None:
-    _, problems = check("displayName: x\njobSpec:\n  workerPoolSpecs:\n  - replicaCount: 1\n    replicaCount: 2\ndisplayName: y\n")
+    _, problems = check(
+        "displayName: x\njobSpec:\n  workerPoolSpecs:\n  - replicaCount: 1\n    replicaCount: 2\ndisplayName: y\n"
+    )
     twice = {problem.path: problem.message for problem in problems if problem.rule == "duplicate-key"}
     assert "lines 4 and 5" in twice["jobSpec.workerPoolSpecs[0].replicaCount"]
     assert "lines 1 and 6" in twice["displayName"]
@@ -79,7 +82,10 @@ def test_syntax_errors_say_where(text: str, part: str) -> None:
 
 def test_endless_yaml_is_refused() -> None:
     cycle = "displayName: x\njobSpec: &a\n  workerPoolSpecs: *a\n"
-    laughs = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)])
+    laughs = "\n".join(
+        ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+        + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    )
     for text in (cycle, laughs):
         with pytest.raises(SpecError) as caught:
             to_dict(text)
