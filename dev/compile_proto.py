@@ -17,6 +17,12 @@ from grpc_tools import protoc
 
 SPEC = Path(__file__).parent.parent / "airflow_customjob" / "spec"
 WELL_KNOWN = Path(grpc_tools.__path__[0]) / "_proto"
+HEADER = (
+    "# Made from custom_job.proto by dev/compile_proto.py.",
+    "# ruff: noqa: E501, I001, RUF023, UP007, UP045",
+    "# mypy: ignore-errors",
+    "# fmt: off",
+)
 COMMON = Path(google.api.field_behavior_pb2.__file__).parents[2]
 
 
@@ -41,10 +47,9 @@ def compile_proto() -> dict[str, bytes]:
         ]
         at = stub.index("DESCRIPTOR: _descriptor.FileDescriptor")
         stub[at - 1 : at] = pool
-        header = "# Made from custom_job.proto by dev/compile_proto.py.\n# ruff: noqa: D, E, F, I, N, PYI, RUF, UP\n# mypy: ignore-errors\n# fmt: off\n"
         return {
             "custom_job.binpb": Path(out, "set").read_bytes(),
-            "message.pyi": (header + "\n".join(stub) + "\n").encode(),
+            "message.pyi": "\n".join([*HEADER, *stub, ""]).encode(),
         }
 
 

@@ -1,20 +1,19 @@
 # Made from custom_job.proto by dev/compile_proto.py.
-# ruff: noqa: D, E, F, I, N, PYI, RUF, UP
+# ruff: noqa: E501, I001, RUF023, UP007, UP045
 # mypy: ignore-errors
 # fmt: off
 import datetime
-from collections.abc import Iterable as _Iterable
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar
 
-from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
-from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
-from google.protobuf.descriptor_pool import DescriptorPool as _DescriptorPool
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from google.rpc import status_pb2 as _status_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from google.protobuf.descriptor_pool import DescriptorPool as _DescriptorPool
 
 POOL: _DescriptorPool
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -88,21 +87,21 @@ JOB_STATE_UPDATING: JobState
 JOB_STATE_PARTIALLY_SUCCEEDED: JobState
 
 class CustomJob(_message.Message):
-    __slots__ = ("create_time", "display_name", "encryption_spec", "end_time", "error", "job_spec", "labels", "name", "satisfies_pzi", "satisfies_pzs", "start_time", "state", "update_time", "web_access_uris")
+    __slots__ = ("name", "display_name", "job_spec", "state", "create_time", "start_time", "end_time", "update_time", "error", "labels", "encryption_spec", "web_access_uris", "satisfies_pzs", "satisfies_pzi")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: str
-        def __init__(self, key: str | None = ..., value: str | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     class WebAccessUrisEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: str
-        def __init__(self, key: str | None = ..., value: str | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     JOB_SPEC_FIELD_NUMBER: _ClassVar[int]
@@ -131,10 +130,10 @@ class CustomJob(_message.Message):
     web_access_uris: _containers.ScalarMap[str, str]
     satisfies_pzs: bool
     satisfies_pzi: bool
-    def __init__(self, name: str | None = ..., display_name: str | None = ..., job_spec: CustomJobSpec | _Mapping | None = ..., state: JobState | str | None = ..., create_time: datetime.datetime | _timestamp_pb2.Timestamp | _Mapping | None = ..., start_time: datetime.datetime | _timestamp_pb2.Timestamp | _Mapping | None = ..., end_time: datetime.datetime | _timestamp_pb2.Timestamp | _Mapping | None = ..., update_time: datetime.datetime | _timestamp_pb2.Timestamp | _Mapping | None = ..., error: _status_pb2.Status | _Mapping | None = ..., labels: _Mapping[str, str] | None = ..., encryption_spec: EncryptionSpec | _Mapping | None = ..., web_access_uris: _Mapping[str, str] | None = ..., satisfies_pzs: bool | None = ..., satisfies_pzi: bool | None = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., job_spec: _Optional[_Union[CustomJobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., encryption_spec: _Optional[_Union[EncryptionSpec, _Mapping]] = ..., web_access_uris: _Optional[_Mapping[str, str]] = ..., satisfies_pzs: _Optional[bool] = ..., satisfies_pzi: _Optional[bool] = ...) -> None: ...
 
 class CustomJobSpec(_message.Message):
-    __slots__ = ("base_output_directory", "enable_dashboard_access", "enable_web_access", "experiment", "experiment_run", "models", "network", "persistent_resource_id", "protected_artifact_location_id", "psc_interface_config", "reserved_ip_ranges", "scheduling", "service_account", "tensorboard", "worker_pool_specs")
+    __slots__ = ("worker_pool_specs", "scheduling", "service_account", "network", "base_output_directory", "tensorboard", "enable_web_access", "reserved_ip_ranges", "persistent_resource_id", "enable_dashboard_access", "experiment", "experiment_run", "protected_artifact_location_id", "models", "psc_interface_config")
     WORKER_POOL_SPECS_FIELD_NUMBER: _ClassVar[int]
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
     SERVICE_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
@@ -165,10 +164,10 @@ class CustomJobSpec(_message.Message):
     protected_artifact_location_id: str
     models: _containers.RepeatedScalarFieldContainer[str]
     psc_interface_config: PscInterfaceConfig
-    def __init__(self, worker_pool_specs: _Iterable[WorkerPoolSpec | _Mapping] | None = ..., scheduling: Scheduling | _Mapping | None = ..., service_account: str | None = ..., network: str | None = ..., base_output_directory: GcsDestination | _Mapping | None = ..., tensorboard: str | None = ..., enable_web_access: bool | None = ..., reserved_ip_ranges: _Iterable[str] | None = ..., persistent_resource_id: str | None = ..., enable_dashboard_access: bool | None = ..., experiment: str | None = ..., experiment_run: str | None = ..., protected_artifact_location_id: str | None = ..., models: _Iterable[str] | None = ..., psc_interface_config: PscInterfaceConfig | _Mapping | None = ...) -> None: ...
+    def __init__(self, worker_pool_specs: _Optional[_Iterable[_Union[WorkerPoolSpec, _Mapping]]] = ..., scheduling: _Optional[_Union[Scheduling, _Mapping]] = ..., service_account: _Optional[str] = ..., network: _Optional[str] = ..., base_output_directory: _Optional[_Union[GcsDestination, _Mapping]] = ..., tensorboard: _Optional[str] = ..., enable_web_access: _Optional[bool] = ..., reserved_ip_ranges: _Optional[_Iterable[str]] = ..., persistent_resource_id: _Optional[str] = ..., enable_dashboard_access: _Optional[bool] = ..., experiment: _Optional[str] = ..., experiment_run: _Optional[str] = ..., protected_artifact_location_id: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., psc_interface_config: _Optional[_Union[PscInterfaceConfig, _Mapping]] = ...) -> None: ...
 
 class WorkerPoolSpec(_message.Message):
-    __slots__ = ("container_spec", "disk_spec", "lustre_mounts", "machine_spec", "nfs_mounts", "python_package_spec", "replica_count")
+    __slots__ = ("container_spec", "python_package_spec", "machine_spec", "replica_count", "nfs_mounts", "disk_spec", "lustre_mounts")
     CONTAINER_SPEC_FIELD_NUMBER: _ClassVar[int]
     PYTHON_PACKAGE_SPEC_FIELD_NUMBER: _ClassVar[int]
     MACHINE_SPEC_FIELD_NUMBER: _ClassVar[int]
@@ -183,10 +182,10 @@ class WorkerPoolSpec(_message.Message):
     nfs_mounts: _containers.RepeatedCompositeFieldContainer[NfsMount]
     disk_spec: DiskSpec
     lustre_mounts: _containers.RepeatedCompositeFieldContainer[LustreMount]
-    def __init__(self, container_spec: ContainerSpec | _Mapping | None = ..., python_package_spec: PythonPackageSpec | _Mapping | None = ..., machine_spec: MachineSpec | _Mapping | None = ..., replica_count: int | None = ..., nfs_mounts: _Iterable[NfsMount | _Mapping] | None = ..., disk_spec: DiskSpec | _Mapping | None = ..., lustre_mounts: _Iterable[LustreMount | _Mapping] | None = ...) -> None: ...
+    def __init__(self, container_spec: _Optional[_Union[ContainerSpec, _Mapping]] = ..., python_package_spec: _Optional[_Union[PythonPackageSpec, _Mapping]] = ..., machine_spec: _Optional[_Union[MachineSpec, _Mapping]] = ..., replica_count: _Optional[int] = ..., nfs_mounts: _Optional[_Iterable[_Union[NfsMount, _Mapping]]] = ..., disk_spec: _Optional[_Union[DiskSpec, _Mapping]] = ..., lustre_mounts: _Optional[_Iterable[_Union[LustreMount, _Mapping]]] = ...) -> None: ...
 
 class ContainerSpec(_message.Message):
-    __slots__ = ("args", "command", "env", "image_uri")
+    __slots__ = ("image_uri", "command", "args", "env")
     IMAGE_URI_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
@@ -195,10 +194,10 @@ class ContainerSpec(_message.Message):
     command: _containers.RepeatedScalarFieldContainer[str]
     args: _containers.RepeatedScalarFieldContainer[str]
     env: _containers.RepeatedCompositeFieldContainer[EnvVar]
-    def __init__(self, image_uri: str | None = ..., command: _Iterable[str] | None = ..., args: _Iterable[str] | None = ..., env: _Iterable[EnvVar | _Mapping] | None = ...) -> None: ...
+    def __init__(self, image_uri: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[_Union[EnvVar, _Mapping]]] = ...) -> None: ...
 
 class PythonPackageSpec(_message.Message):
-    __slots__ = ("args", "env", "executor_image_uri", "package_uris", "python_module")
+    __slots__ = ("executor_image_uri", "package_uris", "python_module", "args", "env")
     EXECUTOR_IMAGE_URI_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_URIS_FIELD_NUMBER: _ClassVar[int]
     PYTHON_MODULE_FIELD_NUMBER: _ClassVar[int]
@@ -209,10 +208,10 @@ class PythonPackageSpec(_message.Message):
     python_module: str
     args: _containers.RepeatedScalarFieldContainer[str]
     env: _containers.RepeatedCompositeFieldContainer[EnvVar]
-    def __init__(self, executor_image_uri: str | None = ..., package_uris: _Iterable[str] | None = ..., python_module: str | None = ..., args: _Iterable[str] | None = ..., env: _Iterable[EnvVar | _Mapping] | None = ...) -> None: ...
+    def __init__(self, executor_image_uri: _Optional[str] = ..., package_uris: _Optional[_Iterable[str]] = ..., python_module: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[_Union[EnvVar, _Mapping]]] = ...) -> None: ...
 
 class Scheduling(_message.Message):
-    __slots__ = ("disable_retries", "max_wait_duration", "restart_job_on_worker_restart", "strategy", "timeout")
+    __slots__ = ("timeout", "restart_job_on_worker_restart", "strategy", "disable_retries", "max_wait_duration")
     class Strategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STRATEGY_UNSPECIFIED: _ClassVar[Scheduling.Strategy]
@@ -237,7 +236,7 @@ class Scheduling(_message.Message):
     strategy: Scheduling.Strategy
     disable_retries: bool
     max_wait_duration: _duration_pb2.Duration
-    def __init__(self, timeout: datetime.timedelta | _duration_pb2.Duration | _Mapping | None = ..., restart_job_on_worker_restart: bool | None = ..., strategy: Scheduling.Strategy | str | None = ..., disable_retries: bool | None = ..., max_wait_duration: datetime.timedelta | _duration_pb2.Duration | _Mapping | None = ...) -> None: ...
+    def __init__(self, timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., restart_job_on_worker_restart: _Optional[bool] = ..., strategy: _Optional[_Union[Scheduling.Strategy, str]] = ..., disable_retries: _Optional[bool] = ..., max_wait_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class EnvVar(_message.Message):
     __slots__ = ("name", "value")
@@ -245,10 +244,10 @@ class EnvVar(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     name: str
     value: str
-    def __init__(self, name: str | None = ..., value: str | None = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class MachineSpec(_message.Message):
-    __slots__ = ("accelerator_count", "accelerator_type", "gpu_partition_size", "machine_type", "reservation_affinity", "tpu_topology")
+    __slots__ = ("machine_type", "accelerator_type", "accelerator_count", "tpu_topology", "reservation_affinity", "gpu_partition_size")
     MACHINE_TYPE_FIELD_NUMBER: _ClassVar[int]
     ACCELERATOR_TYPE_FIELD_NUMBER: _ClassVar[int]
     ACCELERATOR_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -261,10 +260,10 @@ class MachineSpec(_message.Message):
     tpu_topology: str
     reservation_affinity: ReservationAffinity
     gpu_partition_size: str
-    def __init__(self, machine_type: str | None = ..., accelerator_type: AcceleratorType | str | None = ..., accelerator_count: int | None = ..., tpu_topology: str | None = ..., reservation_affinity: ReservationAffinity | _Mapping | None = ..., gpu_partition_size: str | None = ...) -> None: ...
+    def __init__(self, machine_type: _Optional[str] = ..., accelerator_type: _Optional[_Union[AcceleratorType, str]] = ..., accelerator_count: _Optional[int] = ..., tpu_topology: _Optional[str] = ..., reservation_affinity: _Optional[_Union[ReservationAffinity, _Mapping]] = ..., gpu_partition_size: _Optional[str] = ...) -> None: ...
 
 class ReservationAffinity(_message.Message):
-    __slots__ = ("key", "reservation_affinity_type", "values")
+    __slots__ = ("reservation_affinity_type", "key", "values")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         TYPE_UNSPECIFIED: _ClassVar[ReservationAffinity.Type]
@@ -281,28 +280,28 @@ class ReservationAffinity(_message.Message):
     reservation_affinity_type: ReservationAffinity.Type
     key: str
     values: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, reservation_affinity_type: ReservationAffinity.Type | str | None = ..., key: str | None = ..., values: _Iterable[str] | None = ...) -> None: ...
+    def __init__(self, reservation_affinity_type: _Optional[_Union[ReservationAffinity.Type, str]] = ..., key: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DiskSpec(_message.Message):
-    __slots__ = ("boot_disk_size_gb", "boot_disk_type")
+    __slots__ = ("boot_disk_type", "boot_disk_size_gb")
     BOOT_DISK_TYPE_FIELD_NUMBER: _ClassVar[int]
     BOOT_DISK_SIZE_GB_FIELD_NUMBER: _ClassVar[int]
     boot_disk_type: str
     boot_disk_size_gb: int
-    def __init__(self, boot_disk_type: str | None = ..., boot_disk_size_gb: int | None = ...) -> None: ...
+    def __init__(self, boot_disk_type: _Optional[str] = ..., boot_disk_size_gb: _Optional[int] = ...) -> None: ...
 
 class NfsMount(_message.Message):
-    __slots__ = ("mount_point", "path", "server")
+    __slots__ = ("server", "path", "mount_point")
     SERVER_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     MOUNT_POINT_FIELD_NUMBER: _ClassVar[int]
     server: str
     path: str
     mount_point: str
-    def __init__(self, server: str | None = ..., path: str | None = ..., mount_point: str | None = ...) -> None: ...
+    def __init__(self, server: _Optional[str] = ..., path: _Optional[str] = ..., mount_point: _Optional[str] = ...) -> None: ...
 
 class LustreMount(_message.Message):
-    __slots__ = ("filesystem", "instance_ip", "mount_point", "volume_handle")
+    __slots__ = ("instance_ip", "volume_handle", "filesystem", "mount_point")
     INSTANCE_IP_FIELD_NUMBER: _ClassVar[int]
     VOLUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
     FILESYSTEM_FIELD_NUMBER: _ClassVar[int]
@@ -311,34 +310,34 @@ class LustreMount(_message.Message):
     volume_handle: str
     filesystem: str
     mount_point: str
-    def __init__(self, instance_ip: str | None = ..., volume_handle: str | None = ..., filesystem: str | None = ..., mount_point: str | None = ...) -> None: ...
+    def __init__(self, instance_ip: _Optional[str] = ..., volume_handle: _Optional[str] = ..., filesystem: _Optional[str] = ..., mount_point: _Optional[str] = ...) -> None: ...
 
 class GcsDestination(_message.Message):
     __slots__ = ("output_uri_prefix",)
     OUTPUT_URI_PREFIX_FIELD_NUMBER: _ClassVar[int]
     output_uri_prefix: str
-    def __init__(self, output_uri_prefix: str | None = ...) -> None: ...
+    def __init__(self, output_uri_prefix: _Optional[str] = ...) -> None: ...
 
 class EncryptionSpec(_message.Message):
     __slots__ = ("kms_key_name",)
     KMS_KEY_NAME_FIELD_NUMBER: _ClassVar[int]
     kms_key_name: str
-    def __init__(self, kms_key_name: str | None = ...) -> None: ...
+    def __init__(self, kms_key_name: _Optional[str] = ...) -> None: ...
 
 class PscInterfaceConfig(_message.Message):
-    __slots__ = ("dns_peering_configs", "network_attachment")
+    __slots__ = ("network_attachment", "dns_peering_configs")
     NETWORK_ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
     DNS_PEERING_CONFIGS_FIELD_NUMBER: _ClassVar[int]
     network_attachment: str
     dns_peering_configs: _containers.RepeatedCompositeFieldContainer[DnsPeeringConfig]
-    def __init__(self, network_attachment: str | None = ..., dns_peering_configs: _Iterable[DnsPeeringConfig | _Mapping] | None = ...) -> None: ...
+    def __init__(self, network_attachment: _Optional[str] = ..., dns_peering_configs: _Optional[_Iterable[_Union[DnsPeeringConfig, _Mapping]]] = ...) -> None: ...
 
 class DnsPeeringConfig(_message.Message):
-    __slots__ = ("domain", "target_network", "target_project")
+    __slots__ = ("domain", "target_project", "target_network")
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     TARGET_PROJECT_FIELD_NUMBER: _ClassVar[int]
     TARGET_NETWORK_FIELD_NUMBER: _ClassVar[int]
     domain: str
     target_project: str
     target_network: str
-    def __init__(self, domain: str | None = ..., target_project: str | None = ..., target_network: str | None = ...) -> None: ...
+    def __init__(self, domain: _Optional[str] = ..., target_project: _Optional[str] = ..., target_network: _Optional[str] = ...) -> None: ...

@@ -33,7 +33,7 @@ def to_dict(source: object, *, base: Path | None = None) -> dict[str, Any]:
     """A plain dict of whatever is given, before templates are rendered.
 
     :param source: a mapping; YAML or JSON text; the path of a YAML or JSON file (``Path`` or text); this package's
-        CustomJob; a CustomJob or CustomJobSpec of google-cloud-aiplatform (protobuf, proto-plus, or the SDK's own object).
+        CustomJob; a CustomJob or CustomJobSpec of google-cloud-aiplatform (protobuf, proto-plus, the SDK's own).
     :param base: directory that a relative path starts from, by default the current one.
     :raises SpecError: no mapping can be read from it.
     """

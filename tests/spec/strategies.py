@@ -73,9 +73,12 @@ _LEAVES = (
     | st.text()
     | st.sampled_from(["${X}", "{{ x }}", "7d", "1h", "n1-standard-4"])
 )
-_NAMES = st.sampled_from(
-    ["displayName", "display_name", "jobSpec", "workerPoolSpecs", "worker_pool_specs", "machineSpec", "machineType", "acceleratorType", "replicaCount", "containerSpec", "pythonPackageSpec", "imageUri", "args", "command", "env", "name", "value", "scheduling", "timeout", "labels", "error", "details", "state", "createTime", "baseOutputDirectory", "encryptionSpec", "diskSpec", "bootDiskSizeGb", "nfsMounts", "trialJobSpec", "customJob", "parent", "@type"]
-)
+_WORDS = """
+    displayName display_name jobSpec workerPoolSpecs worker_pool_specs machineSpec machineType acceleratorType replicaCount
+    containerSpec pythonPackageSpec imageUri args command env name value scheduling timeout labels error details state
+    createTime baseOutputDirectory encryptionSpec diskSpec bootDiskSizeGb nfsMounts trialJobSpec customJob parent @type
+"""
+_NAMES = st.sampled_from(_WORDS.split())
 JSON = st.recursive(
     _LEAVES,
     lambda below: st.lists(below, max_size=4) | st.dictionaries(_NAMES | st.text(max_size=4), below, max_size=5),
