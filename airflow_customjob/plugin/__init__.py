@@ -1,4 +1,4 @@
-"""The Airflow plugin. Airflow alone imports this module, in every component, through the ``airflow.plugins`` entry point."""
+"""The Airflow plugin: Airflow alone imports this module, in every component, by its entry point."""
 
 from __future__ import annotations
 

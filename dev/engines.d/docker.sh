@@ -15,7 +15,11 @@ docker_host() {
   echo "${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null || echo unix:///var/run/docker.sock)}"
 }
 
-docker_answers() { command -v docker >/dev/null && timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+docker_answers() {
+  local within=()
+  ! command -v timeout >/dev/null || within=(timeout 10) # macOS has none
+  command -v docker >/dev/null && ${within[@]+"${within[@]}"} docker version --format '{{.Server.Version}}' >/dev/null 2>&1
+}
 
 docker_ours() { # the daemon that this script started is alive
   [[ -s $DOCKERD_PID ]] && [[ $(ps -o comm= -p "$(<"$DOCKERD_PID")" 2>/dev/null) == dockerd ]]
