@@ -74,9 +74,10 @@ _LEAVES = (
     | st.sampled_from(["${X}", "{{ x }}", "7d", "1h", "n1-standard-4"])
 )
 _WORDS = """
-    displayName display_name jobSpec workerPoolSpecs worker_pool_specs machineSpec machineType acceleratorType replicaCount
-    containerSpec pythonPackageSpec imageUri args command env name value scheduling timeout labels error details state
-    createTime baseOutputDirectory encryptionSpec diskSpec bootDiskSizeGb nfsMounts trialJobSpec customJob parent @type
+    displayName display_name jobSpec workerPoolSpecs worker_pool_specs machineSpec machineType acceleratorType
+    replicaCount containerSpec pythonPackageSpec imageUri args command env name value scheduling timeout labels
+    error details state createTime baseOutputDirectory encryptionSpec diskSpec bootDiskSizeGb nfsMounts
+    trialJobSpec customJob parent @type
 """
 _NAMES = st.sampled_from(_WORDS.split())
 JSON = st.recursive(

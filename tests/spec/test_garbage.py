@@ -36,7 +36,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 def _replace(rng: random.Random, spec: Any) -> None:
     at, key = rng.choice(_places(spec))
-    at[key] = rng.choice(VALUES)
+    at[key] = copy.deepcopy(rng.choice(VALUES))
 
 
 def _delete(rng: random.Random, spec: Any) -> None:
@@ -66,7 +66,7 @@ def _move(rng: random.Random, spec: Any) -> None:
 
 def _insert(rng: random.Random, spec: Any) -> None:
     at, key = rng.choice([place for place in _places(spec) if isinstance(place[0], list)] or [([0], 0)])
-    at.insert(key, rng.choice(VALUES))
+    at.insert(key, copy.deepcopy(rng.choice(VALUES)))
 
 
 OPERATORS: list[Callable[[random.Random, Any], None]] = [_replace, _delete, _rename, _wrap, _move, _insert]
