@@ -15,7 +15,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 
 from airflow_customjob.spec.message import POOL, CustomJob, CustomJobSpec
 from airflow_customjob.spec.problem import HIDDEN, Problem, Severity, SpecError, errors, shown
-from airflow_customjob.spec.scalars import SCALARS, TEMPLATE, WELL_KNOWN, Unreadable, kind
+from airflow_customjob.spec.scalars import SCALARS, TEMPLATE, WELL_KNOWN, Unreadable, duration, kind
 from airflow_customjob.spec.schema import descriptor_of, is_map, nearest_field, places, squash
 from airflow_customjob.spec.source import plain
 
@@ -152,17 +152,11 @@ class _Walk:
 
     def _one(self, field: FieldDescriptor, value: object, path: str) -> Any:
         """A single value; None where it cannot be read."""
-        if field.message_type is not None and field.message_type.full_name == "google.protobuf.Any":
-            return (
-                value
-                if isinstance(value, dict)
-                else self.problem(path, f"{kind(value)}, not a mapping", value, "mapping")
-            )
         if field.message_type is not None and field.message_type.full_name not in WELL_KNOWN:
             return self.message(field.message_type, value, path)
-        if self.strict and isinstance(value, Mapping):
-            return self.problem(path, f"{kind(value)}, where text belongs", value, "mapping")
         reader = WELL_KNOWN[field.message_type.full_name] if field.message_type else SCALARS[field.cpp_type]
+        if self.strict and reader is duration and isinstance(value, Mapping):
+            return self.problem(path, "a mapping, where text belongs", value, "duration")
         try:
             return reader(field, value)
         except Unreadable as error:
@@ -220,9 +214,9 @@ class _Walk:
         if not isinstance(key, str):
             self.problem(below, f"field names are text, this one is {kind(key)}", key, "key")
             return
-        if near := nearest_field(descriptor, key):
-            self.lost.append(f"{path}.{near.name}".lstrip("."))
-        self.problem(below, f"unknown field{_suggestion(descriptor, key, near)}", value, "unknown-field")
+        if surely := nearest_field(descriptor, key, cutoff=0.8):
+            self.lost.append(f"{path}.{surely.name}".lstrip("."))
+        self.problem(below, f"unknown field{_suggestion(descriptor, key)}", value, "unknown-field")
 
     def _check_oneofs(self, descriptor: Descriptor, read: dict[str, Any], path: str) -> None:
         for oneof in descriptor.oneofs:
@@ -250,11 +244,12 @@ def _field(descriptor: Descriptor, key: object) -> FieldDescriptor | None:
     return descriptor.fields_by_name.get(key) or descriptor.fields_by_camelcase_name.get(key)
 
 
-def _suggestion(descriptor: Descriptor, key: str, near: FieldDescriptor | None) -> str:
+def _suggestion(descriptor: Descriptor, key: str) -> str:
     def spelled(path: str) -> str:
         return path if "_" in key else _camel(path)
 
     squashed = squash(key)
+    near = nearest_field(descriptor, key)
     if near is not None and squash(near.name) == squashed:
         return f": did you mean {spelled(near.name)}?"
     if elsewhere := places().get(squashed):

@@ -173,6 +173,13 @@ def timestamp(field: FieldDescriptor, value: object) -> str:
     raise Unreadable("timestamp", 'not a time: write "2026-01-31T12:00:00Z"')
 
 
+def packed(field: FieldDescriptor, value: object) -> object:
+    """A google.protobuf.Any: what it holds only protobuf's own parser knows."""
+    if isinstance(value, dict):
+        return value
+    raise Unreadable("mapping", f"{kind(value)}, where a mapping with @type belongs")
+
+
 Reader = Callable[[FieldDescriptor, object], Any]
 
 SCALARS: dict[int, Reader] = {
@@ -184,6 +191,7 @@ SCALARS: dict[int, Reader] = {
 }
 
 WELL_KNOWN: dict[str, Reader] = {
+    "google.protobuf.Any": packed,
     "google.protobuf.Duration": duration,
     "google.protobuf.Timestamp": timestamp,
 }

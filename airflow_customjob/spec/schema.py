@@ -55,10 +55,10 @@ def _by_squashed(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
     return {squash(field.name): field for field in descriptor.fields}
 
 
-def nearest_field(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
-    """The field that an unknown name most likely means."""
+def nearest_field(descriptor: Descriptor, name: str, *, cutoff: float = 0.6) -> FieldDescriptor | None:
+    """The field that an unknown name most likely means; ``cutoff`` says how like it must be, up to 1."""
     known = _by_squashed(descriptor)
-    close = get_close_matches(squash(name[:100]), known, n=1, cutoff=0.6)
+    close = get_close_matches(squash(name[:100]), known, n=1, cutoff=cutoff)
     return known[close[0]] if close else None
 
 

@@ -98,7 +98,7 @@ UNREADABLE: list[tuple[str, object, str, str, str]] = [
     ("labels", {5: "a"}, "labels[5]", "key", "put it in quotes"),
     ("createTime", "yesterday", "create_time", "timestamp", "2026-01-31T12:00:00Z"),
     ("error", {"details": [{"@type": "type.googleapis.com/unknown.Type"}]}, "", "json", "unknown.Type"),
-    ("error", {"details": ["x"]}, "error.details[0]", "mapping", "not a mapping"),
+    ("error", {"details": ["x"]}, "error.details[0]", "mapping", "with @type"),
     ("jobSpec", "{{ params.spec }}", "job_spec", "unexpanded", "template"),
     ("workerPoolSpecs", [], "workerPoolSpecs", "unknown-field", "jobSpec.workerPoolSpecs"),
     ("display_nam", "x", "display_nam", "unknown-field", "did you mean display_name?"),
@@ -162,6 +162,16 @@ def test_ten_errors_are_all_reported() -> None:
         "job_spec.scheduling.timeout",
         "job_spec.base_output_directory",
     }
+
+
+def test_a_vaguely_like_name_does_not_hide_that_the_field_is_missing() -> None:
+    _, problems = check(_with(C, {"imagePullPolicy": "Always"}))
+    assert {problem.path for problem in problems} == {
+        f"{POOL}.container_spec.imagePullPolicy",
+        f"{POOL}.container_spec.image_uri",
+    }
+    _, problems = check(_with(C, {"imageUrl": "x"}))
+    assert {problem.path for problem in problems} == {f"{POOL}.container_spec.imageUrl"}
 
 
 def test_the_exception_names_every_problem() -> None:
