@@ -1,5 +1,4 @@
 """Whatever is given: a job, or problems. Never a traceback, and never both an error and a job."""
-# ruff: noqa: E501 - tables read as rows
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """YAML and JSON text: read as it was written, and refused with the line."""
-# ruff: noqa: E501 - tables read as rows
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ class FakeEngine:
     def __init__(self, world: FakeWorld, name: str) -> None:
         self.capabilities = capabilities_of("fake")
         self.name = name
+        self._by = name
         self._world = world
         self._open = False
         self._stack = ExitStack()
@@ -66,10 +67,10 @@ class FakeEngine:
         return Prepared(artifacts={str(pool.index): f"fake:{pool.image}" for pool in plan.pools})
 
     async def create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
-        await self._each("create", refs, lambda ref: self._world.create(plan, ref, self.name))
+        await self._each("create", refs, lambda ref: self._world.create(plan, ref, self._by))
 
     async def start(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
-        await self._each("start", refs, lambda ref: self._world.start(ref, self.name))
+        await self._each("start", refs, lambda ref: self._world.start(ref, self._by))
 
     async def observe(self, job_id: JobId) -> Sequence[ReplicaStatus]:
         return await self._call(
@@ -96,13 +97,13 @@ class FakeEngine:
             yield items()
 
     async def stop(self, refs: Sequence[ReplicaRef], grace: float) -> None:
-        await self._each("stop", refs, lambda ref: self._world.stop(ref, grace, self.name), then=self._ended)
+        await self._each("stop", refs, lambda ref: self._world.stop(ref, grace, self._by), then=self._ended)
 
     async def remove(self, refs: Sequence[ReplicaRef]) -> None:
-        await self._each("remove", refs, lambda ref: self._world.remove(ref, self.name))
+        await self._each("remove", refs, lambda ref: self._world.remove(ref, self._by))
 
     async def release(self, job_id: JobId) -> None:
-        await self._call("release", lambda: self._world.release(job_id, self.name), job_id)
+        await self._call("release", lambda: self._world.release(job_id, self._by), job_id)
 
     async def logs(
         self, ref: ReplicaRef, *, after: str | None = None, follow: bool = True, tail: int | None = None
@@ -138,11 +139,11 @@ class FakeEngine:
         self, job_id: JobId, data: str, *, if_version: int, labels: Mapping[str, str] | None = None
     ) -> int:
         return await self._call(
-            "write_record", lambda: self._world.write_record(job_id, data, if_version, self.name), job_id
+            "write_record", lambda: self._world.write_record(job_id, data, if_version, self._by), job_id
         )
 
     async def delete_record(self, job_id: JobId, *, if_version: int) -> None:
-        await self._call("delete_record", lambda: self._world.delete_record(job_id, if_version, self.name), job_id)
+        await self._call("delete_record", lambda: self._world.delete_record(job_id, if_version, self._by), job_id)
 
     async def jobs(self) -> Sequence[JobObjects]:
         return await self._call("jobs", self._world.jobs)
@@ -202,8 +203,12 @@ class FakeEngine:
 
     def _later(self, seconds: float, effect: Callable[[], Any]) -> None:
         def do() -> None:
-            with suppress(EngineError):
-                effect()
+            self._by = f"{self.name}, late"
+            try:
+                with suppress(EngineError):
+                    effect()
+            finally:
+                self._by = self.name
 
         self._world.at(self._world.now() + seconds, do)
 

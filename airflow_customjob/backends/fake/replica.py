@@ -14,9 +14,9 @@ class Happening:
     """One thing that truly happened on the engine, whatever anybody was told of it.
 
     :param at: seconds since the epoch.
-    :param what: ``created``, ``told to start``, ``started``, ``ended``, ``removed``, ``released``,
+    :param what: ``created``, ``told to start``, ``started``, ``ended``, ``removed``, ``released``, ``refused``,
         ``record written`` or ``record deleted``.
-    :param by: the connection it was asked through; empty: it happened by itself.
+    :param by: the connection through which it was asked for, or caused; empty: it happened by itself.
     :param ref: the replica, if it is about one.
     :param status: of that replica, thereafter.
     :param record: as it was written.

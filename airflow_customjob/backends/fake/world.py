@@ -200,27 +200,25 @@ class FakeWorld:
 
     def check_images(self, plan: JobPlan) -> None:
         for pool in plan.pools:
-            if pool.image in self._refused:
-                raise self._refused[pool.image]
+            self._check_refused(plan.job_id, pool.image)
 
     def create(self, plan: JobPlan, ref: ReplicaRef, by: str = "") -> None:
         if ref in self._replicas:
             return
-        if ref.replica in self._refused:
-            raise self._refused[ref.replica]
+        self._check_refused(ref.job_id, ref.replica)
         until, why = self._full_until
         if self._now < until:
             raise EngineBusy(why)
-        self._replicas[ref] = FakeReplica(ref, plan.digest)
+        replica = self._replicas[ref] = FakeReplica(ref, plan.digest)
         self._created_at.setdefault(ref.job_id, self._now)
-        self._happens("created", ref.job_id, by, ref)
+        self._happens("created", ref.job_id, by, replica)
 
     def start(self, ref: ReplicaRef, by: str = "") -> None:
         replica = self._replicas.get(ref)
         if replica is None or replica.phase is not Phase.CREATED:
             return
         replica.script = self._script_of(ref)
-        self._happens("told to start", ref.job_id, by, ref)
+        self._happens("told to start", ref.job_id, by, replica)
         if replica.script.waits:
             replica.phase, replica.message = Phase.WAITING, replica.script.waits_for
             self._soon(replica, replica.script.waits, lambda: self._start(replica))
@@ -242,8 +240,8 @@ class FakeWorld:
             return None
         if term is not None and not replica.told_to_end:
             replica.told_to_end = True
-            self._soon(replica, term.after, lambda: self._end(replica, term))
-        self._soon(replica, grace, lambda: self._end(replica, KILLED))
+            self._soon(replica, term.after, lambda: self._end(replica, term, by))
+        self._soon(replica, grace, lambda: self._end(replica, KILLED, by))
         return replica
 
     def remove(self, ref: ReplicaRef, by: str = "") -> None:
@@ -254,7 +252,7 @@ class FakeWorld:
             self._end(replica, KILLED, by)
         del self._replicas[ref]
         replica.removed = True
-        self._happens("removed", ref.job_id, by, ref)
+        self._happens("removed", ref.job_id, by, replica)
         self.touch(ref)
 
     def release(self, job_id: JobId, by: str = "") -> None:
@@ -295,7 +293,7 @@ class FakeWorld:
             self._end(replica, ending)
             return
         replica.phase, replica.message, replica.started_at = Phase.RUNNING, "", self._now
-        self._happens("started", replica.ref.job_id, ref=replica.ref)
+        self._happens("started", replica.ref.job_id, replica=replica)
         texts: dict[float, list[str]] = defaultdict(list)
         for after, text in script.output:
             texts[after].append(text)
@@ -310,7 +308,7 @@ class FakeWorld:
 
     def _end(self, replica: FakeReplica, ending: Ending, by: str = "") -> None:
         replica.end(ending, self._now)
-        self._happens("ended", replica.ref.job_id, by, replica.ref)
+        self._happens("ended", replica.ref.job_id, by, replica)
         self.touch(replica.ref)
 
     def _soon(self, replica: FakeReplica, after: float, do: Callable[[], None]) -> None:
@@ -331,6 +329,11 @@ class FakeWorld:
         scripts = self._scripts.get(ref.replica, exits(0))
         return scripts if isinstance(scripts, Script) else scripts[min(number, len(scripts) - 1)]
 
+    def _check_refused(self, job_id: JobId, what: str) -> None:
+        if what in self._refused:
+            self._happens("refused", job_id)
+            raise self._refused[what]
+
     def _check_version(self, job_id: JobId, if_version: int) -> None:
         stored = self._records.get(job_id)
         version = stored.version if stored else 0
@@ -340,14 +343,19 @@ class FakeWorld:
             )
 
     def _happens(
-        self, what: str, job_id: JobId, by: str = "", ref: ReplicaRef | None = None, record: StoredRecord | None = None
+        self,
+        what: str,
+        job_id: JobId,
+        by: str = "",
+        replica: FakeReplica | None = None,
+        record: StoredRecord | None = None,
     ) -> None:
-        replica = self._replicas.get(ref) if ref else None
-        happening = Happening(self._now, what, job_id, by, ref, replica.status if replica else None, record)
+        ref, status = (replica.ref, replica.status) if replica else (None, None)
+        happening = Happening(self._now, what, job_id, by, ref, status, record)
         self.history.append(happening)
         for listener in self.listeners:
             listener(happening)
-        if ref is not None:
+        if replica is not None:
             self.touch(job_id)
 
     # -- waking who waits ---------------------------------------------------------------------------------------------

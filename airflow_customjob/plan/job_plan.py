@@ -1,0 +1,300 @@
+"""From a request to a plan: everything that each replica will see. Pure, and the only place where that is decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from airflow_customjob.plan import environment
+from airflow_customjob.plan.capabilities import support_notes, support_problems
+from airflow_customjob.plan.environment import MASTER_PORT, MAX_VARIABLE, PORT, Cluster, Member, Work
+from airflow_customjob.plan.expansion import expand
+from airflow_customjob.plan.identity import host_of, network_of
+from airflow_customjob.plan.types import (
+    Capabilities,
+    ClusterSpec,
+    JobId,
+    JobOptions,
+    JobPlan,
+    JobRequest,
+    Note,
+    Package,
+    PoolPlan,
+    Prepared,
+    ReplicaPlan,
+    Resources,
+)
+from airflow_customjob.spec.machines import machine
+from airflow_customjob.spec.message import AcceleratorType, CustomJob, MachineSpec, WorkerPoolSpec
+from airflow_customjob.spec.output import to_canonical
+from airflow_customjob.spec.parser import parse
+from airflow_customjob.spec.problem import Problem, SpecError
+from airflow_customjob.spec.rules_job import is_empty, seconds
+
+DEFAULT_TIMEOUT = 7 * 24 * 3600.0
+"""Seconds; custom_job.proto: 'The default is 7 days.'"""
+LOOPBACK = "127.0.0.1"
+GIB = 2**30
+
+
+def make_request(job: CustomJob, options: JobOptions | None = None) -> JobRequest:
+    """The request for a job as ``load`` gave it."""
+    return JobRequest(to_canonical(job), options or JobOptions())
+
+
+def request_digest(request: JobRequest) -> str:
+    """sha256 of all that was asked for; equal digests ask for the same job."""
+    text = json.dumps([request.job, asdict(request.options)], sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_plan(
+    request: JobRequest,
+    capabilities: Capabilities,
+    *,
+    job_id: JobId,
+    generation: int = 1,
+    prepared: Prepared | None = None,
+) -> JobPlan:
+    """What each replica of this job sees on this backend.
+
+    :param prepared: what the engine has settled; before that, ports of a shared network are 0.
+    :raises SpecError: the job cannot run there; with every problem.
+    """
+    plan, problems = plan_or_problems(request, capabilities, job_id=job_id, generation=generation, prepared=prepared)
+    if plan is None:
+        raise SpecError(problems)
+    return plan
+
+
+def plan_or_problems(
+    request: JobRequest,
+    capabilities: Capabilities,
+    *,
+    job_id: JobId,
+    generation: int = 1,
+    prepared: Prepared | None = None,
+) -> tuple[JobPlan | None, list[Problem]]:
+    """As :func:`make_plan`; None and the problems where it cannot run."""
+    job, options = parse(request.job), request.options
+    pools = tuple(_pools(job, options))
+    prepared = prepared or Prepared()
+    network = network_of(job_id, generation)
+    places = [(pool, index) for pool in pools for index in range(pool.plan.replica_count)]
+    members, hosts, master = _addresses(places, network, capabilities, prepared)
+    cluster = Cluster(job_id, members, master, options)
+    directories = environment.directory_variables(
+        job.job_spec.base_output_directory.output_uri_prefix, options.trial_id
+    )
+    replicas = tuple(
+        _replica(pool, rank, member, host, cluster, job_id, options, directories)
+        for rank, ((pool, _), member, host) in enumerate(zip(places, members, hosts, strict=True))
+    )
+    problems = [
+        *support_problems(job, capabilities, options.ignore_fields),
+        *_command_problems(pools, capabilities),
+        *_size_problems(replicas, options),
+        *_secret_problems(pools, options),
+    ]
+    if problems:
+        return None, problems
+    scheduling = job.job_spec.scheduling
+    plan = JobPlan(
+        job_id=job_id,
+        display_name=job.display_name,
+        generation=generation,
+        digest=request_digest(request),
+        network=network,
+        pools=tuple(pool.plan for pool in pools),
+        replicas=replicas,
+        timeout=seconds(scheduling.timeout) or DEFAULT_TIMEOUT,
+        disable_retries=scheduling.disable_retries,
+        restart_job_on_worker_restart=scheduling.restart_job_on_worker_restart and not scheduling.disable_retries,
+        options=options,
+        prepared=prepared,
+        labels=tuple(sorted(job.labels.items())),
+        notes=(*support_notes(job, capabilities, options.ignore_fields), *_image_notes(pools)),
+    )
+    return plan, []
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A pool's plan, and what of its spec goes into its replicas.
+
+    :param path: field path of its task, for problems.
+    """
+
+    plan: PoolPlan
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    work: Work
+    path: str
+
+
+def _pools(job: CustomJob, options: JobOptions) -> Iterator[_Pool]:
+    for index, pool in enumerate(job.job_spec.worker_pool_specs):
+        if not is_empty(pool) and pool.replica_count:
+            yield _pool(index, pool, options)
+
+
+def _pool(index: int, spec: WorkerPoolSpec, options: JobOptions) -> _Pool:
+    is_package = spec.HasField("python_package_spec")
+    task = spec.python_package_spec if is_package else spec.container_spec
+    image = spec.python_package_spec.executor_image_uri if is_package else spec.container_spec.image_uri
+    package, command, work = None, tuple(spec.container_spec.command), Work()
+    if is_package:
+        package = Package(tuple(spec.python_package_spec.package_uris), spec.python_package_spec.python_module)
+        command = ("python3", "-m", package.module)
+        work = Work(package.module, package.uris, tuple(task.args))
+    plan = PoolPlan(
+        index=index,
+        name=f"workerpool{index}",
+        replica_count=spec.replica_count,
+        image=map_image(image, options.image_map),
+        image_requested=image,
+        package=package,
+        resources=resources_of(spec.machine_spec),
+        machine_type=spec.machine_spec.machine_type,
+    )
+    env = tuple((variable.name, variable.value) for variable in task.env)
+    path = f"job_spec.worker_pool_specs[{index}].{'python_package_spec' if is_package else 'container_spec'}"
+    return _Pool(plan, command, tuple(task.args), env, work, path)
+
+
+def map_image(image: str, image_map: Sequence[tuple[str, str]]) -> str:
+    """The image that takes this one's place; the first pair that fits decides."""
+    for source, target in image_map:
+        if source == image:
+            return target
+        if source.endswith("*") and image.startswith(source[:-1]):
+            return target[:-1] + image[len(source) - 1 :] if target.endswith("*") else target
+    return image
+
+
+def resources_of(spec: MachineSpec) -> Resources:
+    """What a replica on this machine has; a type that nobody knows has no wishes."""
+    known = machine(spec.machine_type)
+    gpus, kind = spec.accelerator_count, AcceleratorType.Name(spec.accelerator_type) if spec.accelerator_type else None
+    if known is None:
+        return Resources(gpus=gpus, gpu_type=kind)
+    return Resources(
+        cpus=float(known.vcpus) if known.vcpus else None,
+        memory_bytes=int(known.memory_gb * GIB) if known.memory_gb else None,
+        gpus=gpus or known.gpus,
+        gpu_type=kind or known.accelerator,
+    )
+
+
+def _addresses(
+    places: Sequence[tuple[_Pool, int]], network: str, capabilities: Capabilities, prepared: Prepared
+) -> tuple[list[Member], list[str], tuple[str, int]]:
+    """Members and hosts in rank order, and the master's host and port."""
+    pools = [pool.plan.index for pool, _ in places]
+    if capabilities.loopback:
+        *ports, master_port = prepared.ports or (0,) * (len(places) + 1)
+        hosts = [LOOPBACK] * len(places)
+    else:
+        hosts = [host_of(network, pool.plan.index, index) for pool, index in places]
+        ports, master_port = [PORT] * len(places), MASTER_PORT
+    members = [
+        Member(pool, index, f"{host}:{port}")
+        for pool, (_, index), host, port in zip(pools, places, hosts, ports, strict=True)
+    ]
+    return members, hosts, (hosts[0] if hosts else LOOPBACK, master_port)
+
+
+def _replica(
+    pool: _Pool,
+    rank: int,
+    member: Member,
+    host: str,
+    cluster: Cluster,
+    job_id: JobId,
+    options: JobOptions,
+    directories: Mapping[str, str],
+) -> ReplicaPlan:
+    variables = cluster.spec_variables(member, pool.work)
+    files: tuple[tuple[str, str], ...] = ()
+    if options.cluster_spec is ClusterSpec.FILE:
+        variables, files = environment.as_files(variables)
+    variables |= cluster.rank_variables(rank)
+    variables |= environment.service_variables(job_id, options, pool.work, container=pool.plan.package is None)
+    variables |= directories
+    variables["HOSTNAME"] = host
+    env = _with_user_variables(variables, pool.env)
+
+    def expanded(texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(expand(text, env) for text in texts) if options.expand_args else texts
+
+    return ReplicaPlan(
+        name=f"{pool.plan.name}-{member.index}",
+        pool=pool.plan.index,
+        index=member.index,
+        rank=rank,
+        host=host,
+        env=tuple(env.items()),
+        command=expanded(pool.command),
+        args=expanded(pool.args),
+        files=files,
+    )
+
+
+def _with_user_variables(service: Mapping[str, str], user: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The user's come last, and each may refer to what stands before it (custom_job.proto, EnvVar)."""
+    env = dict(service)
+    for name, value in user:
+        expanded = expand(value, env)
+        env.pop(name, None)
+        env[name] = expanded
+    return env
+
+
+# -- problems and notes ---------------------------------------------------------------------------------------------
+
+
+def _command_problems(pools: Sequence[_Pool], capabilities: Capabilities) -> Iterator[Problem]:
+    for pool in pools:
+        if not capabilities.isolated and pool.plan.package is None and not pool.command:
+            message = (
+                f"is required on {capabilities.backend}, which runs commands and no images: write the image's ENTRYPOINT, "
+                "or use another backend"
+            )
+            yield Problem(f"{pool.path}.command", message, None, "command-required")
+
+
+def _size_problems(replicas: Sequence[ReplicaPlan], options: JobOptions) -> Iterator[Problem]:
+    """One problem a variable: replicas differ little."""
+    seen = set()
+    for replica in replicas:
+        for name, value in replica.env:
+            if len(value) > MAX_VARIABLE // 4 and name not in seen and (size := len(value.encode())) > MAX_VARIABLE:
+                seen.add(name)
+                ours = name in ("CLUSTER_SPEC", "TF_CONFIG") and options.cluster_spec is ClusterSpec.ENV
+                remedy = (
+                    'choose cluster_spec="file" (its path is then in CLUSTER_SPEC_FILE) or "none"'
+                    if ours
+                    else "shorten it"
+                )
+                message = f"{name} of {replica.name} has {size:,} bytes; Linux takes about {MAX_VARIABLE:,} in one variable: {remedy}"
+                yield Problem("job_spec.worker_pool_specs", message, None, "variable-size")
+
+
+def _secret_problems(pools: Sequence[_Pool], options: JobOptions) -> Iterator[Problem]:
+    for name, _ in options.secret_env:
+        for pool in pools:
+            if name in dict(pool.env):
+                yield Problem(
+                    f"{pool.path}.env", f"{name} is in secret_env too: keep one of them", name, "secret-twice"
+                )
+
+
+def _image_notes(pools: Sequence[_Pool]) -> Iterator[Note]:
+    for pool in pools:
+        if pool.plan.image != pool.plan.image_requested:
+            yield Note(
+                f"worker_pool_specs[{pool.plan.index}]", f"{pool.plan.image_requested} is replaced by {pool.plan.image}"
+            )

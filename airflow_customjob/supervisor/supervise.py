@@ -1,0 +1,290 @@
+"""The loop that drives one job: read the record, look, decide, write, act. All judgement is in :mod:`.rules`.
+
+Any number of these may run for one job at once, in any processes, and each may die at any line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from airflow_customjob.backends.base import (
+    Engine,
+    EngineBusy,
+    EngineError,
+    LaunchRefused,
+    Observation,
+    Phase,
+    RecordConflict,
+    ReplicaRef,
+    ReplicaStatus,
+    StoredRecord,
+)
+from airflow_customjob.plan.job_plan import make_plan
+from airflow_customjob.plan.types import JobId, JobPlan, Prepared
+from airflow_customjob.supervisor import ownership
+from airflow_customjob.supervisor.follow import LogFollower, Sink
+from airflow_customjob.supervisor.record import JobRecord, Owner, decode, encode
+from airflow_customjob.supervisor.rules import Create, Decision, Prepare, Release, Remove, Start, Stop, decide
+
+log = logging.getLogger(__name__)
+
+RESYNC = 30.0
+"""Seconds after which a job is looked at again even if its engine said nothing: the backstop behind events."""
+BUSY_RETRY = 5.0
+"""Seconds between two attempts to create what the engine had no room for."""
+FIRST_BACK_OFF, LAST_BACK_OFF = 0.1, 5.0
+"""Seconds to wait after an engine's error; doubled at each further one."""
+SAY_AGAIN = 60.0
+"""Seconds after which an error that goes on is told again."""
+
+Clock = Callable[[], float]
+OnChange = Callable[[JobRecord, Sequence[ReplicaStatus]], None]
+
+
+class Fenced(Exception):
+    """Somebody else owns the job now, or it was started anew: this supervisor changes nothing any more."""
+
+    def __init__(self, job_id: JobId, found: JobRecord | None) -> None:
+        self.found = found
+        holder = "nobody" if found is None else f"{found.owner.key} (generation {found.generation})"
+        super().__init__(f"job {job_id} is owned by {holder} now; this supervisor stands back and changes nothing")
+
+
+class Supervisor:
+    """Drives one generation of one job on behalf of its owner.
+
+    :param engine: a live engine.
+    :param job_id: the job; its record exists.
+    :param owner: who claimed it.
+    :param generation: which generation was claimed.
+    :param sink: takes every log line of every replica, in order within a replica.
+    :param say: takes lines of progress: states, restarts, reasons for waiting.
+    :param on_change: called with the record and the replicas whenever either changed.
+    :param positions: by incarnation name, the position of the last log line that was already given to the user.
+    :param hold_removal: seconds that ended replicas are kept, for another supervisor to read their logs to the end.
+    :param clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        job_id: JobId,
+        owner: Owner,
+        generation: int,
+        *,
+        sink: Sink | None = None,
+        say: Callable[[str], None] = log.info,
+        on_change: OnChange | None = None,
+        positions: dict[str, str] | None = None,
+        hold_removal: float = 0.0,
+        clock: Clock = time.time,
+    ) -> None:
+        self._engine = engine
+        self._job_id = job_id
+        self._owner = owner
+        self._generation = generation
+        self._say = say
+        self._on_change = on_change
+        self._hold_removal = hold_removal
+        self._clock = clock
+        self.follower = LogFollower(engine, sink, say, positions)
+        self._last: JobRecord | None = None
+        self._shown: tuple[JobRecord, tuple[ReplicaStatus, ...]] | None = None
+        self._settled: Prepared | None = None
+        self._refused: tuple[int, LaunchRefused] | None = None
+        self._busy = ""
+        self._created: tuple[ReplicaRef, ...] = ()
+        self._plan: tuple[int, Prepared | None, JobPlan] | None = None
+
+    async def run(self, until: Callable[[JobRecord], bool] = lambda record: False) -> JobRecord:
+        """Drive the job to its end and clear it away, or until ``until`` says so of its record.
+
+        :raises Fenced: somebody else owns the job.
+        """
+        trouble = _Trouble(self._say, self._clock)
+        heard = asyncio.Event()
+        async with _listening(self._engine, self._job_id, heard):
+            try:
+                while True:
+                    heard.clear()
+                    try:
+                        decision = await self._step()
+                    except RecordConflict:
+                        continue
+                    except EngineError as error:
+                        await trouble.back_off(error)
+                        continue
+                    trouble.over()
+                    if decision.done or until(decision.record):
+                        return decision.record
+                    await self._wait(heard, decision.wake_at)
+            except Fenced as fenced:
+                await self._take_back(fenced.found)
+                raise
+            finally:
+                await self.follower.close()
+
+    async def _step(self) -> Decision:
+        stored, record = await self._read()
+        plan = self._plan_of(record)
+        replicas = await self._look(record, plan)
+        seen = Observation(
+            replicas=replicas,
+            refused=self._refused[1] if self._refused and self._refused[0] == record.attempt else None,
+            busy=self._busy,
+            prepared=self._settled,
+        )
+        self._busy = ""
+        decision = decide(plan, record, seen, self._clock())
+        if decision.record != record:
+            await self._engine.write_record(
+                self._job_id, encode(decision.record), if_version=stored.version, labels=_labels(decision.record)
+            )
+        self._tell(record, decision.record, replicas)
+        await self._apply(plan, decision)
+        if self._busy:
+            return replace(decision, wake_at=self._clock())
+        if seen.busy:
+            return replace(decision, wake_at=min(decision.wake_at, self._clock() + BUSY_RETRY))
+        return decision
+
+    async def _read(self) -> tuple[StoredRecord, JobRecord]:
+        stored = await self._engine.read_record(self._job_id)
+        if stored is None and self._last is not None:
+            version = await self._engine.write_record(self._job_id, encode(self._last), if_version=0)
+            self._say("the job's record was removed from the engine by somebody; it was written again")
+            stored = StoredRecord(self._job_id, version, encode(self._last))
+        if stored is None:
+            raise Fenced(self._job_id, None)
+        record = decode(stored.data)
+        if not ownership.drives(record, self._owner, self._generation):
+            raise Fenced(self._job_id, record)
+        self._last = record
+        return stored, record
+
+    def _plan_of(self, record: JobRecord) -> JobPlan:
+        if self._plan is None or self._plan[:2] != (record.generation, record.prepared):
+            plan = make_plan(
+                record.request,
+                self._engine.capabilities,
+                job_id=record.job_id,
+                generation=record.generation,
+                prepared=record.prepared or Prepared(),
+            )
+            self._plan = (record.generation, record.prepared, plan)
+        return self._plan[2]
+
+    async def _look(self, record: JobRecord, plan: JobPlan) -> tuple[ReplicaStatus, ...]:
+        statuses = await self._engine.observe(self._job_id)
+        present = set(record.refs(plan))
+        self.follower.follow(
+            s.ref for s in statuses if s.ref.generation == record.generation and s.phase is not Phase.CREATED
+        )
+        failing = [s.ref for s in statuses if s.ref in present and s.phase is Phase.EXITED and s.exit_code]
+        if record.state.terminal or not failing:
+            return tuple(statuses)
+        tails = await self.follower.tails(failing)
+        return tuple(replace(s, last_lines=tails.get(s.ref, ())) for s in statuses)
+
+    async def _apply(self, plan: JobPlan, decision: Decision) -> None:
+        for action in decision.actions:
+            match action:
+                case Prepare():
+                    await self._launching(decision.record, self._prepare(plan))
+                case Create(refs):
+                    self._created = refs
+                    await self._launching(decision.record, self._engine.create(plan, refs))
+                case Start(refs):
+                    await self._engine.start(plan, refs)
+                    self.follower.follow(refs)
+                case Stop(refs, grace):
+                    await self._engine.stop(refs, grace)
+                case Remove(refs):
+                    await self.follower.drain(refs)
+                    await asyncio.sleep(self._hold_removal)
+                    await self._engine.remove(refs)
+                case Release():
+                    await self._engine.release(self._job_id)
+
+    async def _prepare(self, plan: JobPlan) -> None:
+        self._settled = await self._engine.prepare(plan, self._say)
+
+    async def _launching(self, record: JobRecord, call: object) -> None:
+        try:
+            await call  # type: ignore[misc]
+        except LaunchRefused as refused:
+            self._refused = (record.attempt, refused)
+        except EngineBusy as busy:
+            self._busy = str(busy)
+
+    async def _take_back(self, found: JobRecord | None) -> None:
+        """What a fenced supervisor created too late is stale to everybody: take it away while somebody knows of it."""
+        if self._created and found is not None and (found.generation != self._generation or found.state.terminal):
+            with suppress(EngineError):
+                await self._engine.remove([ref for ref in self._created if ref.generation == self._generation])
+
+    def _tell(self, before: JobRecord, after: JobRecord, replicas: tuple[ReplicaStatus, ...]) -> None:
+        if after.state is not before.state:
+            self._say(f"job {self._job_id}: {after.state.name}")
+        if after.message and after.message != before.message:
+            self._say(after.message)
+        if after.error and after.error != before.error:
+            self._say(after.error.message)
+        if self._on_change is not None and self._shown != (after, replicas):
+            self._shown = (after, replicas)
+            self._on_change(after, replicas)
+
+    async def _wait(self, heard: asyncio.Event, wake_at: float) -> None:
+        delay = min(wake_at - self._clock(), RESYNC)
+        if delay > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await heard.wait()
+
+
+@asynccontextmanager
+async def _listening(engine: Engine, job_id: JobId, heard: asyncio.Event) -> AsyncIterator[None]:
+    """Turns an engine's events into an :class:`asyncio.Event`."""
+
+    async def pump(events: AsyncIterator[None]) -> None:
+        async for _ in events:
+            heard.set()
+
+    async with engine.watch(job_id) as events:
+        pumping = asyncio.create_task(pump(events))
+        try:
+            yield
+        finally:
+            pumping.cancel()
+            await asyncio.gather(pumping, return_exceptions=True)
+
+
+class _Trouble:
+    """Waits longer after each error in a row, and tells it once a minute."""
+
+    def __init__(self, say: Callable[[str], None], clock: Clock) -> None:
+        self._say = say
+        self._clock = clock
+        self._delay = FIRST_BACK_OFF
+        self._told_at = -math.inf
+
+    async def back_off(self, error: EngineError) -> None:
+        if self._clock() - self._told_at >= SAY_AGAIN:
+            self._told_at = self._clock()
+            self._say(f"the engine did not do as asked: {error}; trying again")
+        await asyncio.sleep(self._delay)
+        self._delay = min(self._delay * 2, LAST_BACK_OFF)
+
+    def over(self) -> None:
+        self._delay = FIRST_BACK_OFF
+        self._told_at = -math.inf
+
+
+def _labels(record: JobRecord) -> dict[str, str]:
+    return {"display-name": str(record.request.job.get("displayName", "")), "state": record.state.name}

@@ -1,0 +1,1 @@
+"""Random histories of the real rules and supervisors over the fake engine, in virtual time, all from one seed."""
