@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -24,6 +26,8 @@ JOB = JobId("4711")
 MAX_CALLS = 30_000
 """Engine calls in one history, above which somebody is thought to run in circles."""
 MAX_AT_ONCE = 3
+MAX_CPU = 20.0
+"""CPU seconds of one history, above which something in it is thought to spin without time going on."""
 LATEST = 20.0
 """Seconds that a call's effect is late at most."""
 
@@ -417,11 +421,33 @@ class Simulation:
         return make_plan(self._requests[0][0], self._user.capabilities, job_id=JOB, generation=1, prepared=Prepared())
 
 
-def play(seed: int) -> tuple[Simulation, BaseException | None]:
+class Hung(SystemExit):
+    """A history does not come to its end. Asyncio lets nothing through from within a task but a wish to exit."""
+
+
+@contextmanager
+def _within(cpu_seconds: float) -> Iterator[None]:
+    """:raises Hung: it takes longer."""
+
+    def ring(*_: object) -> None:
+        raise Hung(f"no end after {cpu_seconds:g} s of CPU time: something spins without time going on")
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    # It rings again: the loop cancels every task on its way out, and the one that spins may go on spinning.
+    signal.setitimer(signal.ITIMER_VIRTUAL, cpu_seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def play(seed: int, *, cpu_seconds: float = MAX_CPU) -> tuple[Simulation, BaseException | None]:
     """Play one seed's scenario; gives it with what broke, if anything did."""
     simulation = Simulation(scenario_of(seed))
     try:
-        simulation.run()
+        with _within(cpu_seconds):
+            simulation.run()
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise

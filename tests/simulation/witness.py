@@ -203,9 +203,13 @@ class Witness:
 
     def told(self, process: Process, line: LogLine) -> None:
         """Every line once, in order, from where the process before left off."""
-        if line.notice:
-            return
         key = (process.name, line.ref.name)
+        if line.notice:
+            self.demand(
+                bool(self._scenario.prunes), f"{process.name} is told of a gap that there is none in: {line.text}"
+            )
+            self._lines[key] = int(line.position)
+            return
         before = self._lines.get(key, int(process.handed.get(line.ref.name, 0)))
         number = int(line.position)
         self.demand(

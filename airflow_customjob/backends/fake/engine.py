@@ -113,6 +113,15 @@ class FakeEngine:
             return
         grown = asyncio.Event()
         number = 0 if after is None else int(after)
+        if number > len(replica.lines):
+            yield LogLine(
+                ref,
+                f"the log of {ref.replica} is another one than before: told from its beginning",
+                self._world.now(),
+                "0",
+                notice=True,
+            )
+            number = 0
         if tail is not None:
             number = max(number, len(replica.lines) - tail)
         with self._pulse.listening(ref, grown.set):
