@@ -1,0 +1,10 @@
+"""Python packages: fetched and hashed here, installed only where the job runs.
+
+Nothing in this package runs pip or any code of a package. It gives the bytes, the key by which an installation is
+cached, and the commands that install as Vertex AI does; the engines run those inside what they isolate.
+"""
+
+from airflow_customjob.packaging.fetch import Fetched, PackageError, fetch, packages_folder
+from airflow_customjob.packaging.recipe import RECIPE, content_key, install_commands
+
+__all__ = ["RECIPE", "Fetched", "PackageError", "content_key", "fetch", "install_commands", "packages_folder"]
