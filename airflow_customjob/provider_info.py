@@ -8,7 +8,7 @@ from airflow_customjob import __version__
 
 _INTEGRATION = "Custom Job"
 
-_OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "default_backend": {
         "description": "Where a job runs when its operator or command names no backend: process or docker.",
         "version_added": "0.1.0",
@@ -59,5 +59,5 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.operators.custom_job"]}],
         "triggers": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.triggers.custom_job"]}],
         "extra-links": [],
-        "config": {"customjob": {"description": "Where and how custom jobs run.", "options": _OPTIONS}},
+        "config": {"customjob": {"description": "Where and how custom jobs run.", "options": OPTIONS}},
     }

@@ -117,6 +117,11 @@ class LogLine:
     position: str
     notice: bool = False
 
+    @property
+    def prefixed(self) -> str:
+        """As it stands in a merged log: ``workerpool1-0: text``."""
+        return f"{self.ref.replica}: {self.text}"
+
 
 @dataclass(frozen=True)
 class Usage:

@@ -1,0 +1,75 @@
+"""Where the values of ``secret_env`` come from. A reference may be written anywhere; the value is asked for when a replica
+is created, on the machine that creates it, and goes nowhere else.
+
+========================  ==========================================================
+reference                 value
+========================  ==========================================================
+``env:NAME``              variable of the process that launches
+``file:/path``            content of a file there, without the newline at its end
+``variable:KEY``          Airflow Variable
+``connection:ID``         password of an Airflow Connection
+``connection:ID/FIELD``   its host, login, schema or port, or a field of its extra
+========================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from airflow_customjob.backends.base import LaunchRefused
+
+
+def resolve(secret_env: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The values, by the variable's name. May block: it reads files and asks Airflow.
+
+    :param secret_env: pairs of name and reference.
+    :raises LaunchRefused: a reference leads nowhere; names the reference and never a value.
+    """
+    return {name: _value(name, reference) for name, reference in secret_env}
+
+
+def _value(name: str, reference: str) -> str:
+    kind, _, rest = reference.partition(":")
+    read = _KINDS.get(kind)
+    if read is None or not rest:
+        raise LaunchRefused(
+            f"secret_env: {name} refers to {kind!r}, which is no reference: write one of "
+            f"{', '.join(f'{known}:...' for known in _KINDS)}"
+        )
+    try:
+        return read(rest)
+    except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the value
+        why = type(error).__name__
+        raise LaunchRefused(f"secret_env: {name} refers to {reference}, which cannot be read here ({why})") from None
+
+
+def _variable(key: str) -> str:
+    from airflow.sdk import Variable
+
+    return str(Variable.get(key))
+
+
+def _connection(rest: str) -> str:
+    from airflow.sdk import Connection
+
+    conn_id, _, field = rest.partition("/")
+    connection = Connection.get(conn_id)
+    if not field:
+        value = connection.password
+    elif field in ("host", "login", "schema", "port", "password"):
+        value = getattr(connection, field)
+    else:
+        value = connection.extra_dejson[field]
+    if value is None:
+        raise KeyError(field or "password")
+    return str(value)
+
+
+_KINDS: dict[str, Callable[[str], str]] = {
+    "env": lambda name: os.environ[name],
+    "file": lambda path: Path(path).read_text().removesuffix("\n"),
+    "variable": _variable,
+    "connection": _connection,
+}

@@ -1,0 +1,490 @@
+"""The one facade: what the command line, the operators, notebooks and tests call.
+
+    >>> client = CustomJobClient("docker")
+    >>> job = client.run("job.yaml", sink=lambda line: print(line.prefixed))
+    >>> job.state
+    <JobState.JOB_STATE_SUCCEEDED: 4>
+
+:class:`AsyncCustomJobClient` is the same for code that lives in an event loop, as triggers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from airflow_customjob.backends import backend_of
+from airflow_customjob.backends.base import Backend, Engine, LogLine, ReplicaStatus, Usage
+from airflow_customjob.plan.identity import new_job_id
+from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, request_digest
+from airflow_customjob.plan.types import Capabilities, JobId, JobOptions, JobPlan, JobRequest
+from airflow_customjob.spec.job_state import JobState
+from airflow_customjob.spec.loader import check
+from airflow_customjob.spec.message import CustomJob
+from airflow_customjob.spec.output import to_canonical, to_sdk_dict
+from airflow_customjob.spec.parser import DISPLAY_NAME
+from airflow_customjob.spec.problem import Problem, SpecError, errors
+from airflow_customjob.supervisor.claims import cancel_job, claim_job
+from airflow_customjob.supervisor.follow import Sink
+from airflow_customjob.supervisor.gc import Collected, OwnerState, collect
+from airflow_customjob.supervisor.ownership import Canceller, Claim, Verdict
+from airflow_customjob.supervisor.record import JobRecord, Owner, decode
+from airflow_customjob.supervisor.result import custom_job_of, resource_name
+from airflow_customjob.supervisor.supervise import OnChange, Supervisor
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+BackendLike = str | Mapping[str, Any] | Backend | None
+Say = Callable[[str], None]
+
+
+class NoSuchJob(LookupError):
+    """The engine knows no job of this id, or no longer: its record is kept for ``record_ttl`` after its end."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it is now.
+
+    :param record: its record on the engine.
+    :param backend: where it is, as ``serialize()`` gives it.
+    :param replicas: its replica objects; empty once it was cleared away.
+    """
+
+    record: JobRecord
+    backend: dict[str, Any]
+    replicas: tuple[ReplicaStatus, ...] = ()
+
+    @property
+    def job_id(self) -> JobId:
+        return self.record.job_id
+
+    @property
+    def name(self) -> str:
+        """``projects/<project>/locations/<region>/customJobs/<id>``."""
+        return resource_name(self.record)
+
+    @property
+    def state(self) -> JobState:
+        return self.record.state
+
+    @property
+    def error(self) -> str:
+        """Why it failed or was cancelled; empty while it runs and when it succeeded."""
+        return self.record.error.message if self.record.error and self.record.state.terminal else ""
+
+    def message(self) -> CustomJob:
+        """The CustomJob message, with name, state, times and error."""
+        return custom_job_of(self.record)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As google-cloud-aiplatform's ``CustomJob.to_dict``: snake_case, enums as integers."""
+        return to_sdk_dict(self.message())
+
+    def to_json(self) -> dict[str, Any]:
+        """As Vertex AI's REST API: canonical proto3 JSON."""
+        return to_canonical(self.message())
+
+    def ref(self) -> dict[str, Any]:
+        """All that another process needs to find this job again: id, backend and the engine's identity; JSON."""
+        return {"custom_job_id": self.job_id, "backend": self.backend, "engine": self.record.engine}
+
+
+def new_owner(where: Mapping[str, str] | None = None) -> Owner:
+    """An owner that is nobody else, and later than all before it."""
+    return Owner(key=f"{time.time_ns():020d}-{uuid4().hex[:8]}", where=dict(where or {}))
+
+
+def request_of(
+    custom_job: object,
+    capabilities: Capabilities,
+    options: JobOptions | None = None,
+    *,
+    display_name: str = DISPLAY_NAME,
+    base: Path | None = None,
+) -> tuple[JobRequest, list[Problem]]:
+    """Read, validate and plan a job for a backend, and create nothing.
+
+    :param custom_job: a CustomJob or a CustomJobSpec in any form.
+    :param display_name: of a bare CustomJobSpec.
+    :param base: directory that a relative path starts from.
+    :returns: the request and the warnings.
+    :raises SpecError: with every problem of the spec, and every field that the backend cannot honour.
+    """
+    job, problems = check(custom_job, display_name=display_name, base=base)
+    if job is None:
+        raise SpecError(problems)
+    request = make_request(job, options)
+    _, more = plan_or_problems(request, capabilities, job_id=new_job_id())
+    if errors(more):
+        raise SpecError([*more, *problems])
+    return request, [*problems, *more]
+
+
+class AsyncCustomJobClient:
+    """Jobs on one backend, for code in an event loop.
+
+    :param backend: a name, a configured backend, what its ``serialize()`` gave; None: ``[customjob] default_backend``.
+    :param clock: seconds since the epoch.
+    """
+
+    def __init__(self, backend: BackendLike = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.backend = backend_of(backend)
+        self._clock = clock
+
+    def plan(
+        self, custom_job: object, options: JobOptions | None = None, *, job_id: JobId | None = None, **reading: Any
+    ) -> JobPlan:
+        """What each replica would see; asks no engine.
+
+        :raises SpecError: it would be refused.
+        """
+        capabilities = self.backend.capabilities()
+        request, _ = request_of(custom_job, capabilities, options, **reading)
+        return make_plan(request, capabilities, job_id=job_id or new_job_id())
+
+    async def submit(
+        self,
+        custom_job: object,
+        options: JobOptions | None = None,
+        *,
+        job_id: JobId | None = None,
+        owner: Owner | None = None,
+        say: Say = log.info,
+        **reading: Any,
+    ) -> tuple[Claim, Job]:
+        """Write the job's record. Nothing runs before somebody supervises it (:meth:`supervise`).
+
+        :param job_id: submitting the same id again adopts that job, or starts it anew (:mod:`.supervisor.ownership`).
+        :param owner: who will drive it.
+        :returns: how it was claimed, and the job.
+        :raises SpecError: it is refused; nothing was created.
+        :raises ClaimRefused: somebody else has it.
+        """
+        request, warnings = request_of(custom_job, self.backend.capabilities(), options, **reading)
+        for problem in warnings:
+            say(str(problem))
+        async with self.backend.open() as engine:
+            verdict, record = await claim_job(
+                engine,
+                job_id or new_job_id(),
+                owner or new_owner(),
+                request,
+                request_digest(request),
+                clock=self._clock,
+            )
+        return verdict, self._job(record)
+
+    async def supervise(
+        self,
+        job_id: str,
+        *,
+        owner: Owner | None = None,
+        generation: int | None = None,
+        sink: Sink | None = None,
+        say: Say = log.info,
+        on_change: OnChange | None = None,
+        positions: dict[str, str] | None = None,
+        until: Callable[[JobRecord], bool] = lambda record: False,
+    ) -> Job:
+        """Drive a job to its end and clear it away. Any number may do so for one job, and each may die at any line.
+
+        :param owner: whose claim it is; None: whoever has it.
+        :param generation: what was claimed; None: the present one.
+        :param sink: takes each line of each replica.
+        :param say: takes lines of progress.
+        :param on_change: called with the record and the replicas whenever either has changed.
+        :param positions: of log lines that were given to the user already, by incarnation; kept up to date.
+        :param until: stop driving when this says so of the record.
+        :raises NoSuchJob: there is none.
+        :raises Fenced: somebody else has it now.
+        """
+        async with self.backend.open() as engine:
+            record = await self._read(engine, job_id)
+            supervisor = Supervisor(
+                engine,
+                record.job_id,
+                owner or record.owner,
+                generation or record.generation,
+                sink=sink,
+                say=say,
+                on_change=on_change,
+                positions=positions,
+                clock=self._clock,
+            )
+            return self._job(await supervisor.run(until))
+
+    async def get(self, job_id: str) -> Job:
+        """:raises NoSuchJob: there is none."""
+        async with self.backend.open() as engine:
+            record = await self._read(engine, job_id)
+            return self._job(record, await engine.observe(record.job_id))
+
+    async def list(self) -> list[Job]:
+        """Every job on the engine that has a record, latest first."""
+        async with self.backend.open() as engine:
+            found = [decode(objects.record.data) for objects in await engine.jobs() if objects.record]
+        return [self._job(record) for record in sorted(found, key=lambda record: -record.create_time)]
+
+    async def cancel(
+        self,
+        job_id: str,
+        *,
+        generation: int | None = None,
+        who: Canceller = Canceller.USER,
+        why: str = "The job was cancelled by its user.",
+        **asking: Any,
+    ) -> tuple[Verdict, Job]:
+        """Mark a job as CANCELLING; whoever supervises it stops its replicas. :meth:`supervise` it where nobody may be left.
+
+        :param generation: which one is meant; a later one stays.
+        :param why: the error message of the cancelled job.
+        :param asking: who asks, as for :func:`~airflow_customjob.supervisor.ownership.may_cancel`.
+        :raises NoSuchJob: there is none.
+        """
+        async with self.backend.open() as engine:
+            verdict, record = await cancel_job(
+                engine, JobId(job_id), who, why, generation=generation, clock=self._clock, **asking
+            )
+        if record is None:
+            raise self._no_such_job(job_id)
+        return verdict, self._job(record)
+
+    async def logs(
+        self, job_id: str, *, replica: str | None = None, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[LogLine]:
+        """Lines of every replica that is there, or of one; merged as they come.
+
+        :param follow: until the job has ended, replicas that start later included.
+        :param tail: only so many last lines of each.
+        :raises NoSuchJob: there is none.
+        """
+        async with self.backend.open() as engine:
+            record = await self._read(engine, job_id)
+            merged = _merged(engine, record, replica, follow, tail)
+            async with aclosing(merged):
+                async for line in merged:
+                    yield line
+
+    async def usage(self, job_id: str) -> Sequence[Usage]:
+        """One sample of each running replica."""
+        async with self.backend.open() as engine:
+            return await engine.usage(JobId(job_id))
+
+    async def gc(
+        self, *, owner_state: OwnerState | None = None, dry_run: bool = False, say: Say = log.info
+    ) -> Sequence[Collected]:
+        """Remove what is left of ended jobs, records that are past their time, and what a dead host left.
+
+        :param owner_state: tells the state of a job's owner (inside Airflow); jobs whose owner has ended are cancelled.
+        :param dry_run: only say what would be removed.
+        """
+        async with self.backend.open() as engine:
+            return await collect(engine, owner_state=owner_state, dry_run=dry_run, say=say, clock=self._clock)
+
+    async def _read(self, engine: Engine, job_id: str) -> JobRecord:
+        stored = await engine.read_record(JobId(job_id))
+        if stored is None:
+            raise self._no_such_job(job_id)
+        return decode(stored.data)
+
+    def _no_such_job(self, job_id: str) -> NoSuchJob:
+        return NoSuchJob(
+            f"{self.backend.name} has no job {job_id} (records are kept for record_ttl after a job's end); "
+            "is it on another backend or host? `customjob list` shows what is here"
+        )
+
+    def _job(self, record: JobRecord, replicas: Sequence[ReplicaStatus] = ()) -> Job:
+        return Job(record, self.backend.serialize(), tuple(sorted(replicas, key=lambda status: status.ref)))
+
+
+async def _merged(
+    engine: Engine, record: JobRecord, replica: str | None, follow: bool, tail: int | None
+) -> AsyncGenerator[LogLine, None]:
+    """The lines of a job's replicas in one stream; with ``follow`` new incarnations join until the job is cleared away."""
+    lines: asyncio.Queue[LogLine | None] = asyncio.Queue()
+    readers: dict[Any, asyncio.Task[None]] = {}
+
+    async def read(ref: Any) -> None:
+        async for line in engine.logs(ref, follow=follow, tail=tail):
+            lines.put_nowait(line)
+
+    async def watch() -> None:
+        async with engine.watch(record.job_id) as events:
+            while True:
+                for status in sorted(await engine.observe(record.job_id), key=lambda status: status.ref):
+                    if replica in (None, status.ref.replica) and status.ref not in readers:
+                        readers[status.ref] = asyncio.create_task(read(status.ref))
+                stored = await engine.read_record(record.job_id)
+                if not follow or stored is None or decode(stored.data).state.terminal:
+                    break
+                await anext(events)
+        await asyncio.gather(*readers.values())
+        lines.put_nowait(None)
+
+    watching = asyncio.create_task(watch())
+    watching.add_done_callback(lambda _: lines.put_nowait(None))
+    try:
+        while (line := await lines.get()) is not None:
+            yield line
+        await watching
+    finally:
+        for task in (watching, *readers.values()):
+            task.cancel()
+        await asyncio.gather(watching, *readers.values(), return_exceptions=True)
+
+
+class CustomJobClient:
+    """Jobs on one backend. Each call opens a connection, and closes it before it returns.
+
+    :param backend: a name, a configured backend, what its ``serialize()`` gave; None: ``[customjob] default_backend``.
+    """
+
+    def __init__(self, backend: BackendLike = None) -> None:
+        self._client = AsyncCustomJobClient(backend)
+
+    @property
+    def backend(self) -> Backend:
+        return self._client.backend
+
+    def plan(self, custom_job: object, options: JobOptions | None = None, **reading: Any) -> JobPlan:
+        """See :meth:`AsyncCustomJobClient.plan`."""
+        return self._client.plan(custom_job, options, **reading)
+
+    def submit(self, custom_job: object, options: JobOptions | None = None, **how: Any) -> Job:
+        """See :meth:`AsyncCustomJobClient.submit`."""
+        return _run(self._client.submit(custom_job, options, **how))[1]
+
+    def supervise(self, job_id: str, **how: Any) -> Job:
+        """See :meth:`AsyncCustomJobClient.supervise`."""
+        return _run(self._client.supervise(job_id, **how))
+
+    def run(
+        self,
+        custom_job: object,
+        options: JobOptions | None = None,
+        *,
+        job_id: JobId | None = None,
+        sink: Sink | None = None,
+        say: Say = log.info,
+        on_change: OnChange | None = None,
+        **reading: Any,
+    ) -> Job:
+        """Submit a job and drive it to its end. A KeyboardInterrupt cancels it, and leaves nothing.
+
+        :param sink: takes each line of each replica.
+        :param say: takes lines of progress.
+        :param on_change: called with the record and the replicas whenever either has changed.
+        :returns: the ended job, whatever its end.
+        :raises SpecError: it is refused; nothing was created.
+        """
+
+        async def main() -> Job:
+            owner = new_owner()
+            async with self.backend.open():  # one connection for all that follows
+                _, job = await self._client.submit(custom_job, options, job_id=job_id, owner=owner, say=say, **reading)
+                driving: dict[str, Any] = {
+                    "sink": sink,
+                    "positions": {},
+                    "owner": owner,
+                    "generation": job.record.generation,
+                    "say": say,
+                    "on_change": on_change,
+                }
+                try:
+                    return await self._client.supervise(job.job_id, **driving)
+                except asyncio.CancelledError:
+                    await self._client.cancel(job.job_id, why="The job was interrupted by its user.")
+                    await self._client.supervise(job.job_id, **driving)
+                    raise
+
+        return _run(main())
+
+    def get(self, job_id: str) -> Job:
+        """See :meth:`AsyncCustomJobClient.get`."""
+        return _run(self._client.get(job_id))
+
+    def list(self) -> list[Job]:
+        """See :meth:`AsyncCustomJobClient.list`."""
+        return _run(self._client.list())
+
+    def cancel(self, job_id: str, *, generation: int | None = None, wait: bool = True, **how: Any) -> Job:
+        """Cancel a job.
+
+        :param wait: carry it out, until nothing of the job is left; otherwise whoever supervises it does.
+        :raises NoSuchJob: there is none.
+        """
+
+        async def main() -> Job:
+            _, job = await self._client.cancel(job_id, generation=generation, **how)
+            if wait and job.state is JobState.JOB_STATE_CANCELLING:
+                return await self._client.supervise(job.job_id)
+            return job
+
+        return _run(main())
+
+    def logs(
+        self, job_id: str, *, replica: str | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogLine]:
+        """See :meth:`AsyncCustomJobClient.logs`."""
+        lines: SimpleQueue[LogLine | BaseException | None] = SimpleQueue()
+
+        async def main() -> None:
+            async for line in self._client.logs(job_id, replica=replica, follow=follow, tail=tail):
+                lines.put(line)
+
+        def read() -> None:
+            try:
+                asyncio.run(main())
+            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
+                lines.put(error)
+            lines.put(None)
+
+        threading.Thread(target=read, name=f"logs of {job_id}", daemon=True).start()
+        while (item := lines.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def usage(self, job_id: str) -> Sequence[Usage]:
+        """See :meth:`AsyncCustomJobClient.usage`."""
+        return _run(self._client.usage(job_id))
+
+    def gc(
+        self, *, owner_state: OwnerState | None = None, dry_run: bool = False, say: Say = log.info
+    ) -> Sequence[Collected]:
+        """See :meth:`AsyncCustomJobClient.gc`."""
+        return _run(self._client.gc(owner_state=owner_state, dry_run=dry_run, say=say))
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    """As :func:`asyncio.run`, also where a loop runs already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(main)
+    result: list[T] = []
+    errors_: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(asyncio.run(main))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
+            errors_.append(error)
+
+    thread = threading.Thread(target=target, name="customjob")
+    thread.start()
+    thread.join()
+    if errors_:
+        raise errors_[0]
+    return result[0]

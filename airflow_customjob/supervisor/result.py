@@ -1,0 +1,32 @@
+"""What a job looks like from outside: the CustomJob message of Vertex AI, made from the job's record. Pure."""
+
+from __future__ import annotations
+
+from airflow_customjob.spec.message import CustomJob
+from airflow_customjob.spec.parser import parse
+from airflow_customjob.supervisor.record import JobRecord
+
+
+def resource_name(record: JobRecord) -> str:
+    """As Vertex AI names it: ``projects/<project>/locations/<region>/customJobs/<id>``."""
+    options = record.request.options
+    return f"projects/{options.project}/locations/{options.region}/customJobs/{record.job_id}"
+
+
+def custom_job_of(record: JobRecord) -> CustomJob:
+    """The job as it was asked for, with its name, state, times and error."""
+    job = parse(record.request.job)
+    job.name = resource_name(record)
+    job.state = int(record.state)  # type: ignore[assignment]
+    for field, seconds in (
+        (job.create_time, record.create_time),
+        (job.start_time, record.start_time),
+        (job.end_time, record.end_time),
+        (job.update_time, record.update_time),
+    ):
+        if seconds is not None:
+            microseconds = round(seconds * 1e6)  # what JSON shows
+            field.seconds, field.nanos = microseconds // 10**6, microseconds % 10**6 * 1000
+    if record.error is not None and record.state.terminal:
+        job.error.code, job.error.message = record.error.code, record.error.message
+    return job
