@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain, repeat
+
+import msgspec
 
 from airflow_customjob.backends.base import Engine, EngineError, LogLine, ReplicaRef
 
@@ -12,6 +15,8 @@ Sink = Callable[[LogLine], None]
 
 LAST_LINES = 20
 """Lines of a failed replica's output that its error tells."""
+FIRST_BYTES, FURTHER_BYTES = 2000, 200
+"""Bytes of them, as the record writes them, for the first failed replica and for each further one: a record stays small."""
 TAIL_BUDGET = 2.0
 """Seconds that a failure may be held back to read its last lines."""
 DRAIN_BUDGET = 10.0
@@ -26,15 +31,22 @@ class LogFollower:
     :param sink: takes each line; None: nobody reads, and nothing is followed.
     :param say: takes notices.
     :param positions: by incarnation name, the position of the last line already given; kept up to date here.
+    :param through: called whenever a log was given to its end.
     """
 
     def __init__(
-        self, engine: Engine, sink: Sink | None, say: Callable[[str], None], positions: dict[str, str] | None = None
+        self,
+        engine: Engine,
+        sink: Sink | None,
+        say: Callable[[str], None],
+        positions: dict[str, str] | None = None,
+        through: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._sink = sink
         self._say = say
         self._tasks: dict[ReplicaRef, asyncio.Task[None]] = {}
+        self._through = through
         self.positions = {} if positions is None else positions
 
     def follow(self, refs: Iterable[ReplicaRef]) -> None:
@@ -51,37 +63,65 @@ class LogFollower:
                 async for line in self._engine.logs(ref, after=self.positions.get(ref.name)):
                     sink(line)
                     self.positions[ref.name] = line.position
-                return
             except EngineError:
                 await asyncio.sleep(RETRY)
+            else:
+                asyncio.get_running_loop().call_soon(self._through)
+                return
 
-    async def drain(self, refs: Sequence[ReplicaRef]) -> None:
-        """Wait until the logs of these ended replicas were given to the end; say so where that takes too long."""
-        tasks = {self._tasks[ref]: ref for ref in refs if ref in self._tasks}
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=DRAIN_BUDGET)
-        for task in late:
-            task.cancel()
-            self._say(
-                f"the end of the log of {tasks[task].replica} could not be read within {DRAIN_BUDGET:g} s; lines may be missing"
-            )
+    def is_through(self, ref: ReplicaRef) -> bool:
+        """Nothing of this ended replica's log is left to give."""
+        return ref not in self._tasks or self._tasks[ref].done()
+
+    def give_up(self, refs: Iterable[ReplicaRef]) -> None:
+        """Follow these no longer; says which of them were not given to their end."""
+        for ref in refs:
+            if not self.is_through(ref):
+                self._tasks[ref].cancel()
+                self._say(
+                    f"the end of the log of {ref.replica} could not be read within {DRAIN_BUDGET:g} s; lines may be missing"
+                )
 
     async def tails(self, refs: Sequence[ReplicaRef]) -> dict[ReplicaRef, tuple[str, ...]]:
-        """The last lines of each; what cannot be read in time is left out."""
+        """The last lines of each, most of the first one's; what cannot be read in time is left out."""
 
-        async def tail(ref: ReplicaRef) -> tuple[ReplicaRef, tuple[str, ...]]:
+        async def tail(ref: ReplicaRef, limit: int) -> tuple[ReplicaRef, tuple[str, ...]]:
             lines: list[LogLine] = []
             with suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(TAIL_BUDGET):
                     async for line in self._engine.logs(ref, follow=False, tail=LAST_LINES):
                         lines.append(line)  # noqa: PERF401 - what was read before the time is up counts
-            return ref, tuple(line.text for line in lines if not line.notice)
+            return ref, last_of([line.text for line in lines if not line.notice], limit)
 
-        return dict(await asyncio.gather(*(tail(ref) for ref in refs)))
+        limits = chain([FIRST_BYTES], repeat(FURTHER_BYTES))
+        return dict(await asyncio.gather(*(tail(ref, limit) for ref, limit in zip(refs, limits, strict=False))))
 
     async def close(self) -> None:
         """Stop following. What was not given yet is given by the next follower, from :attr:`positions` on."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+def last_of(lines: Sequence[str], limit: int) -> tuple[str, ...]:
+    """The last whole lines that take at most ``limit`` bytes in a record; of one that is too long alone, its end."""
+    kept: list[str] = []
+    for line in reversed(lines):
+        size = _size(line)
+        if size > limit:
+            if not kept:
+                kept.append(_end_of(line, limit))
+            break
+        kept.append(line)
+        limit -= size
+    return tuple(reversed(kept))
+
+
+def _end_of(line: str, limit: int) -> str:
+    while _size(f"...{line}") > limit:
+        line = line[(len(line) + 1) // 2 :]
+    return f"...{line}"
+
+
+def _size(text: str) -> int:
+    return len(msgspec.json.encode(text)) + 1

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from airflow_customjob.backends.base import LaunchRefused, Observation, Phase, Reason, ReplicaRef, ReplicaStatus
 from airflow_customjob.plan.types import JobPlan
@@ -38,7 +39,11 @@ MAX_JOB_RESTARTS = 3
 MAX_REPLICA_RESTARTS = 5
 """Restarts of one replica after the infrastructure took it away (Vertex AI: 'up to five restarts per worker')."""
 MAX_TOLD = 10
-"""Failed replicas that the record and the error tell of: the first ones are the cause, the others its echo."""
+"""Failed or lost replicas that the record and the error tell of: the first ones are the cause, the others its echo."""
+MAX_WORDS, MAX_REFUSAL = 300, 4000
+"""Characters of an engine's words on one replica, and on why it refuses a job, that the record keeps."""
+TELL_AGAIN = 2.0
+"""Seconds between two changes of what the record tells of waiting: a thousand replicas start one after another."""
 
 OK, CANCELLED, INVALID_ARGUMENT, INTERNAL = 0, 1, 3, 13
 """google.rpc codes; code 3 for user errors was seen in Vertex AI's own job errors."""
@@ -188,11 +193,11 @@ def _look(plan: JobPlan, record: JobRecord, statuses: Sequence[ReplicaStatus]) -
         unlaunched=unlaunched,
         missing=missing,
         lost=(*ended, *gone),
-        ends=tuple(sorted(ends, key=_order_of_ends)),
+        ends=tuple(sorted(ends, key=order_of_ends)),
     )
 
 
-def _order_of_ends(status: ReplicaStatus) -> tuple[float, bool]:
+def order_of_ends(status: ReplicaStatus) -> tuple[float, bool]:
     """By time; within one tick of a coarse clock the primary's success comes first: others often fail because of it."""
     return math.inf if status.finished_at is None else status.finished_at, status.exit_code != 0
 
@@ -207,8 +212,8 @@ def _end(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decisio
         if first.exit_code == 0:
             return _finish(plan, record, sight, JobState.JOB_STATE_SUCCEEDED, None, now)
         if is_retryable(first) and may_restart_job(plan, record):
-            return _restart_job(plan, record, sight, (first,), now)
-        failures = tuple(status for status in sight.ends if status.exit_code != 0)[:MAX_TOLD]
+            return _restart_job(plan, record, sight, _told([first]), now)
+        failures = _told(status for status in sight.ends if status.exit_code != 0)
         error = JobError(INVALID_ARGUMENT, failure_message(failures))
         return _finish(plan, record, sight, JobState.JOB_STATE_FAILED, error, now, failures)
     if sight.lost:
@@ -237,15 +242,16 @@ def deadline(plan: JobPlan, record: JobRecord) -> float:
 def _recover(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decision:
     names = [status.ref.replica for status in sight.lost]
     spent = any(record.restarts.get(name, 0) >= MAX_REPLICA_RESTARTS for name in names)
+    told = _told(sorted(sight.lost, key=lambda s: record.restarts.get(s.ref.replica, 0) < MAX_REPLICA_RESTARTS))
     whole_job = plan.restart_job_on_worker_restart or spent
     if plan.disable_retries or (whole_job and not may_restart_job(plan, record)):
         message = "\n\n".join(
             f"Internal error occurred for the current attempt: the replica {s.ref.replica} was lost. {s.message}".rstrip()
-            for s in sight.lost
+            for s in told
         )
-        return _finish(plan, record, sight, JobState.JOB_STATE_FAILED, JobError(INTERNAL, message), now, sight.lost)
+        return _finish(plan, record, sight, JobState.JOB_STATE_FAILED, JobError(INTERNAL, message), now, told)
     if whole_job:
-        return _restart_job(plan, record, sight, sight.lost, now)
+        return _restart_job(plan, record, sight, told, now)
     restarts = record.restarts | {name: record.restarts.get(name, 0) + 1 for name in names}
     again = touched(
         record,
@@ -254,7 +260,7 @@ def _recover(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Dec
         unlaunched=tuple(sorted({*sight.unlaunched, *names})),
         message="; ".join(
             f"{s.ref.replica} was lost and starts again ({restarts[s.ref.replica]} of {MAX_REPLICA_RESTARTS}): {s.message}"
-            for s in sight.lost
+            for s in told
         ),
     )
     return Decision(again, _sweep(plan, [s for s in sight.lost if s.ref.replica in sight.present]), wake_at=now)
@@ -299,7 +305,7 @@ def _finish(
 def _refuse(
     plan: JobPlan, record: JobRecord, refused: LaunchRefused, statuses: Sequence[ReplicaStatus], now: float
 ) -> Decision:
-    error = JobError(refused.code, refused.message)
+    error = JobError(refused.code, refused.message[:MAX_REFUSAL])
     ended = touched(record, now, state=JobState.JOB_STATE_FAILED, end_time=now, error=error, message="")
     return Decision(ended, _sweep(plan, statuses), wake_at=now)
 
@@ -362,11 +368,13 @@ def _drive(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decis
     if created:
         return Decision(record, (Start(_in_rank_order(plan, record, created)),), wake_at=now)
     waiting = [status for status in sight.present.values() if status.phase is Phase.WAITING]
-    message = "; ".join(f"{status.ref.replica} waits: {status.message}" for status in waiting)
+    message = "; ".join(f"{status.ref.replica} waits: {status.message}" for status in _told(waiting))
     if not waiting and record.start_time is None:
         running = touched(record, now, state=JobState.JOB_STATE_RUNNING, start_time=now, message="")
         return Decision(running, wake_at=deadline(plan, running))
     if record.state is not JobState.JOB_STATE_RUNNING and message != record.message:
+        if record.message and now < record.update_time + TELL_AGAIN:
+            return Decision(record, wake_at=min(wake_at, record.update_time + TELL_AGAIN))
         return Decision(touched(record, now, message=message), wake_at=wake_at)
     return Decision(record, wake_at=wake_at)
 
@@ -396,6 +404,11 @@ def _sweep(plan: JobPlan, statuses: Sequence[ReplicaStatus]) -> tuple[Action, ..
     stop: tuple[Action, ...] = (Stop(running, plan.options.stop_grace),) if running else ()
     remove: tuple[Action, ...] = (Remove(idle),) if idle else ()
     return stop + remove
+
+
+def _told(statuses: Iterable[ReplicaStatus]) -> tuple[ReplicaStatus, ...]:
+    """As many of them, and as many of the engine's words, as a record keeps."""
+    return tuple(replace(status, message=status.message[:MAX_WORDS]) for status in islice(statuses, MAX_TOLD))
 
 
 # -- Vertex AI's sentences ------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any, ParamSpec
 
 from airflow_customjob.backends.base import (
     Engine,
@@ -28,9 +29,21 @@ from airflow_customjob.backends.base import (
 from airflow_customjob.plan.job_plan import make_plan
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 from airflow_customjob.supervisor import ownership
-from airflow_customjob.supervisor.follow import LogFollower, Sink
+from airflow_customjob.supervisor.follow import DRAIN_BUDGET, LogFollower, Sink
 from airflow_customjob.supervisor.record import JobRecord, Owner, decode, encode
-from airflow_customjob.supervisor.rules import Create, Decision, Prepare, Release, Remove, Start, Stop, decide
+from airflow_customjob.supervisor.rules import (
+    MAX_TOLD,
+    Create,
+    Decision,
+    Prepare,
+    Release,
+    Remove,
+    Start,
+    Stop,
+    deadline,
+    decide,
+    order_of_ends,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +55,10 @@ FIRST_BACK_OFF, LAST_BACK_OFF = 0.1, 5.0
 """Seconds to wait after an engine's error; doubled at each further one."""
 SAY_AGAIN = 60.0
 """Seconds after which an error that goes on is told again."""
+LOOK_UP = 2.0
+"""Seconds between two looks at the record while something long goes on (an image is pulled): a cancel ends it."""
 
+P = ParamSpec("P")
 Clock = Callable[[], float]
 OnChange = Callable[[JobRecord, Sequence[ReplicaStatus]], None]
 
@@ -54,6 +70,10 @@ class Fenced(Exception):
         self.found = found
         holder = "nobody" if found is None else f"{found.owner.key} (generation {found.generation})"
         super().__init__(f"job {job_id} is owned by {holder} now; this supervisor stands back and changes nothing")
+
+
+class _Overtaken(Exception):
+    """What was decided is no longer what is to be done."""
 
 
 class Supervisor:
@@ -89,16 +109,22 @@ class Supervisor:
         self._job_id = job_id
         self._owner = owner
         self._generation = generation
-        self._say = say
-        self._on_change = on_change
+        self._say = _harmless(say, "say")
+        self._on_change = on_change and _harmless(on_change, "on_change")
         self._hold_removal = hold_removal
         self._clock = clock
-        self.follower = LogFollower(engine, sink, say, positions)
+        self._heard = asyncio.Event()
+        self.follower = LogFollower(
+            engine, sink and _harmless(sink, "sink"), self._say, positions, through=self._heard.set
+        )
         self._last: JobRecord | None = None
         self._shown: tuple[JobRecord, tuple[ReplicaStatus, ...]] | None = None
         self._settled: Prepared | None = None
         self._refused: tuple[int, LaunchRefused] | None = None
         self._busy = ""
+        self._create_again_at = -math.inf
+        self._version = 0
+        self._to_remove: dict[ReplicaRef, float] = {}
         self._created: tuple[ReplicaRef, ...] = ()
         self._plan: tuple[int, Prepared | None, JobPlan] | None = None
 
@@ -108,14 +134,13 @@ class Supervisor:
         :raises Fenced: somebody else owns the job.
         """
         trouble = _Trouble(self._say, self._clock)
-        heard = asyncio.Event()
-        async with _listening(self._engine, self._job_id, heard):
+        async with _listening(self._engine, self._job_id, self._heard):
             try:
                 while True:
-                    heard.clear()
+                    self._heard.clear()
                     try:
                         decision = await self._step()
-                    except RecordConflict:
+                    except (RecordConflict, _Overtaken):
                         continue
                     except EngineError as error:
                         await trouble.back_off(error)
@@ -123,7 +148,7 @@ class Supervisor:
                     trouble.over()
                     if decision.done or until(decision.record):
                         return decision.record
-                    await self._wait(heard, decision.wake_at)
+                    await self._wait(decision.wake_at)
             except Fenced as fenced:
                 await self._take_back(fenced.found)
                 raise
@@ -143,16 +168,23 @@ class Supervisor:
         self._busy = ""
         decision = decide(plan, record, seen, self._clock())
         if decision.record != record:
-            await self._engine.write_record(
+            self._version = await self._engine.write_record(
                 self._job_id, encode(decision.record), if_version=stored.version, labels=_labels(decision.record)
             )
+        elif any(isinstance(action, Stop | Remove) for action in decision.actions):
+            await self._confirm(stored)
         self._tell(record, decision.record, replicas)
-        await self._apply(plan, decision)
-        if self._busy:
-            return replace(decision, wake_at=self._clock())
-        if seen.busy:
-            return replace(decision, wake_at=min(decision.wake_at, self._clock() + BUSY_RETRY))
-        return decision
+        later = await self._apply(plan, decision)
+        return decision if later is None else replace(decision, wake_at=later)
+
+    async def _confirm(self, stored: StoredRecord) -> None:
+        """Replicas were listed after the record was read: what looks stale may be of a record written in between.
+
+        :raises RecordConflict: there is such a record.
+        """
+        found = await self._engine.read_record(self._job_id)
+        if found is None or found.version != stored.version:
+            raise RecordConflict(f"the record of job {self._job_id} has changed while its replicas were listed")
 
     async def _read(self) -> tuple[StoredRecord, JobRecord]:
         stored = await self._engine.read_record(self._job_id)
@@ -165,7 +197,7 @@ class Supervisor:
         record = decode(stored.data)
         if not ownership.drives(record, self._owner, self._generation):
             raise Fenced(self._job_id, record)
-        self._last = record
+        self._last, self._version = record, stored.version
         return stored, record
 
     def _plan_of(self, record: JobRecord) -> JobPlan:
@@ -186,42 +218,88 @@ class Supervisor:
         self.follower.follow(
             s.ref for s in statuses if s.ref.generation == record.generation and s.phase is not Phase.CREATED
         )
-        failing = [s.ref for s in statuses if s.ref in present and s.phase is Phase.EXITED and s.exit_code]
+        failing = [s for s in statuses if s.ref in present and s.phase is Phase.EXITED and s.exit_code]
         if record.state.terminal or not failing:
             return tuple(statuses)
-        tails = await self.follower.tails(failing)
+        told = [status.ref for status in sorted(failing, key=order_of_ends)[:MAX_TOLD]]
+        tails = await self.follower.tails(told)
         return tuple(replace(s, last_lines=tails.get(s.ref, ())) for s in statuses)
 
-    async def _apply(self, plan: JobPlan, decision: Decision) -> None:
+    async def _apply(self, plan: JobPlan, decision: Decision) -> float | None:
+        """Carry out a decision; gives the time to decide again where something is to be waited for first."""
+        later = None
         for action in decision.actions:
             match action:
                 case Prepare():
-                    await self._launching(decision.record, self._prepare(plan))
+                    await self._launching(plan, decision.record, self._prepare(plan))
+                case Create() if self._clock() < self._create_again_at:
+                    later = self._create_again_at
                 case Create(refs):
                     self._created = refs
-                    await self._launching(decision.record, self._engine.create(plan, refs))
+                    await self._launching(plan, decision.record, self._engine.create(plan, refs))
                 case Start(refs):
-                    await self._engine.start(plan, refs)
+                    await self._launching(plan, decision.record, self._engine.start(plan, refs))
                     self.follower.follow(refs)
                 case Stop(refs, grace):
                     await self._engine.stop(refs, grace)
                 case Remove(refs):
-                    await self.follower.drain(refs)
-                    await asyncio.sleep(self._hold_removal)
-                    await self._engine.remove(refs)
+                    later = await self._remove(refs)
                 case Release():
                     await self._engine.release(self._job_id)
+        return later if len(decision.actions) == 1 else None
 
     async def _prepare(self, plan: JobPlan) -> None:
         self._settled = await self._engine.prepare(plan, self._say)
 
-    async def _launching(self, record: JobRecord, call: object) -> None:
+    async def _launching(self, plan: JobPlan, record: JobRecord, call: Coroutine[Any, Any, None]) -> None:
+        """Wait for a call that may take long, while nobody changes the record and the job's time is not over.
+
+        :raises _Overtaken: somebody did, or it is.
+        """
+        task = asyncio.ensure_future(call)
         try:
-            await call  # type: ignore[misc]
+            while not task.done():
+                left = deadline(plan, record) - self._clock()
+                await asyncio.wait([task], timeout=max(0.0, min(LOOK_UP, left)))
+                if not task.done() and (left <= LOOK_UP or await self._is_outdated()):
+                    raise _Overtaken
+            task.result()
         except LaunchRefused as refused:
             self._refused = (record.attempt, refused)
         except EngineBusy as busy:
             self._busy = str(busy)
+            self._create_again_at = self._clock() + BUSY_RETRY
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _is_outdated(self) -> bool:
+        with suppress(EngineError):
+            found = await self._engine.read_record(self._job_id)
+            return found is None or found.version != self._version
+        return False
+
+    async def _remove(self, refs: Sequence[ReplicaRef]) -> float | None:
+        """Remove those whose log was read to its end; gives the time to come back for the others.
+
+        Nothing waits for a log here: a primary replica's end must not go unseen meanwhile.
+        """
+        now = self._clock()
+        due = {ref: self._to_remove.setdefault(ref, now) for ref in refs}
+        ready: list[ReplicaRef] = []
+        waits: list[float] = []
+        for ref, asked_at in due.items():
+            until = asked_at + self._hold_removal
+            if not self.follower.is_through(ref):
+                until = max(until, asked_at + DRAIN_BUDGET)
+            if now < until:
+                waits.append(until)
+            else:
+                ready.append(ref)
+        if ready:
+            self.follower.give_up(ready)
+            await self._engine.remove(ready)
+        return None if ready else min(waits)
 
     async def _take_back(self, found: JobRecord | None) -> None:
         """What a fenced supervisor created too late is stale to everybody: take it away while somebody knows of it."""
@@ -240,29 +318,45 @@ class Supervisor:
             self._shown = (after, replicas)
             self._on_change(after, replicas)
 
-    async def _wait(self, heard: asyncio.Event, wake_at: float) -> None:
+    async def _wait(self, wake_at: float) -> None:
         delay = min(wake_at - self._clock(), RESYNC)
         if delay > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
-                    await heard.wait()
+                    await self._heard.wait()
 
 
 @asynccontextmanager
 async def _listening(engine: Engine, job_id: JobId, heard: asyncio.Event) -> AsyncIterator[None]:
-    """Turns an engine's events into an :class:`asyncio.Event`."""
+    """Turns an engine's events into an :class:`asyncio.Event`; also one that cannot be reached at first, or breaks off."""
 
-    async def pump(events: AsyncIterator[None]) -> None:
-        async for _ in events:
-            heard.set()
+    async def pump() -> None:
+        while True:
+            with suppress(EngineError):
+                async with engine.watch(job_id) as events:
+                    heard.set()
+                    async for _ in events:
+                        heard.set()
+            await asyncio.sleep(LAST_BACK_OFF)
 
-    async with engine.watch(job_id) as events:
-        pumping = asyncio.create_task(pump(events))
+    pumping = asyncio.create_task(pump())
+    try:
+        yield
+    finally:
+        pumping.cancel()
+        await asyncio.gather(pumping, return_exceptions=True)
+
+
+def _harmless(call: Callable[P, object], name: str) -> Callable[P, None]:
+    """A caller's callback that may fail: the job goes on without it."""
+
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            yield
-        finally:
-            pumping.cancel()
-            await asyncio.gather(pumping, return_exceptions=True)
+            call(*args, **kwargs)
+        except Exception:
+            log.exception("the supervisor's %s callback failed; the job goes on", name)
+
+    return guarded
 
 
 class _Trouble:

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from airflow_customjob.backends.base import EngineError, LogLine, Phase, RecordConflict, ReplicaStatus, StoredRecord
+from airflow_customjob.backends.base import EngineError, LogLine, Phase, ReplicaStatus, StoredRecord
 from airflow_customjob.backends.fake import Call, FakeEngine, FakeWorld, Fault, run_in_virtual_time
 from airflow_customjob.plan.job_plan import make_plan, request_digest
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 from airflow_customjob.spec.job_state import JobState
-from airflow_customjob.supervisor.ownership import Canceller, Claim, Verdict, claim, may_cancel
-from airflow_customjob.supervisor.record import JobRecord, Owner, decode, encode, new_record, touched
-from airflow_customjob.supervisor.rules import cancelling
+from airflow_customjob.supervisor.claims import ClaimRefused, cancel_job, claim_job
+from airflow_customjob.supervisor.ownership import Canceller
+from airflow_customjob.supervisor.record import JobRecord, Owner, decode
 from airflow_customjob.supervisor.supervise import Fenced, Supervisor
 from tests.simulation.oracle import Oracle
 from tests.simulation.scenario import CHAOS, Arrival, Scenario, Visit, scenario_of
@@ -352,48 +352,21 @@ class Simulation:
             self._arrive(Visit(self.clock(), Arrival.AGAIN))
 
     async def _claim(self, process: Process, engine: FakeEngine) -> JobRecord | None:
-        """Claim the job by :func:`claim`'s verdict."""
         request, digest = self._requests[process.version]
         while True:
             try:
-                identity = await engine.identity()
-                stored = await engine.read_record(JOB)
-                held = decode(stored.data) if stored else None
-                verdict = claim(held, process.owner, digest, identity)
-                self.note(process.name, f"claims: {verdict}")
-                if verdict in (Claim.REFUSE_LATER_OWNER, Claim.REFUSE_ENGINE):
-                    return None
-                if verdict is Claim.GO_ON:
-                    return held
-                if verdict is Claim.TAKE_OVER:
-                    assert held is not None
-                    claimed = touched(held, self.clock(), owner=process.owner)
-                else:
-                    generation = held.generation + 1 if held else 1
-                    claimed = new_record(
-                        JOB, process.owner, identity, request, digest, self.clock(), generation=generation
-                    )
-                await engine.write_record(JOB, encode(claimed), if_version=stored.version if stored else 0)
-            except RecordConflict:
-                continue
+                verdict, record = await claim_job(engine, JOB, process.owner, request, digest, clock=self.clock)
+            except ClaimRefused as refused:
+                self.note(process.name, f"claims: {refused.verdict}")
+                return None
             except EngineError:
                 await asyncio.sleep(0.2)
             else:
-                return claimed
+                self.note(process.name, f"claims: {verdict}")
+                return record
 
     async def _cancel(self) -> None:
-        while stored := await self._user.read_record(JOB):
-            record = decode(stored.data)
-            if may_cancel(record, Canceller.USER) is not Verdict.CANCEL:
-                return
-            wanted = cancelling(record, "a user cancelled it", self.clock())
-            if wanted == record:
-                return
-            try:
-                await self._user.write_record(JOB, encode(wanted), if_version=stored.version)
-            except RecordConflict:
-                continue
-            return
+        await cancel_job(self._user, JOB, Canceller.USER, "a user cancelled it", clock=self.clock)
 
     def _vanish(self) -> None:
         replicas = sorted(replica.ref for replica in self.world.replicas())
