@@ -14,12 +14,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from airflow_customjob.backends import backend_of
@@ -36,10 +37,11 @@ from airflow_customjob.spec.problem import Problem, SpecError, errors
 from airflow_customjob.supervisor.claims import cancel_job, claim_job
 from airflow_customjob.supervisor.follow import Sink
 from airflow_customjob.supervisor.gc import Collected, OwnerState, collect
+from airflow_customjob.supervisor.merge import merged
 from airflow_customjob.supervisor.ownership import Canceller, Claim, Verdict
-from airflow_customjob.supervisor.record import JobRecord, Owner, decode
+from airflow_customjob.supervisor.record import JobRecord, Owner, RecordError, decode
 from airflow_customjob.supervisor.result import custom_job_of, resource_name
-from airflow_customjob.supervisor.supervise import OnChange, Supervisor
+from airflow_customjob.supervisor.supervise import Fenced, OnChange, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -195,6 +197,7 @@ class AsyncCustomJobClient:
         say: Say = log.info,
         on_change: OnChange | None = None,
         positions: dict[str, str] | None = None,
+        hold_removal: float = 0.0,
         until: Callable[[JobRecord], bool] = lambda record: False,
     ) -> Job:
         """Drive a job to its end and clear it away. Any number may do so for one job, and each may die at any line.
@@ -205,6 +208,7 @@ class AsyncCustomJobClient:
         :param say: takes lines of progress.
         :param on_change: called with the record and the replicas whenever either has changed.
         :param positions: of log lines that were given to the user already, by incarnation; kept up to date.
+        :param hold_removal: seconds that ended replicas are kept, for others to read their logs to the end.
         :param until: stop driving when this says so of the record.
         :raises NoSuchJob: there is none.
         :raises Fenced: somebody else has it now.
@@ -220,9 +224,60 @@ class AsyncCustomJobClient:
                 say=say,
                 on_change=on_change,
                 positions=positions,
+                hold_removal=hold_removal,
                 clock=self._clock,
             )
             return self._job(await supervisor.run(until))
+
+    async def drive(self, job_id: str, *, owner: Owner, **driving: Any) -> Job:
+        """As :meth:`supervise`; a cancellation of this task cancels the job, and is over when nothing of it is left."""
+        try:
+            return await self.supervise(job_id, owner=owner, **driving)
+        except asyncio.CancelledError:
+            await self._call_off(job_id, owner, driving)
+            raise
+
+    async def run(
+        self,
+        custom_job: object,
+        options: JobOptions | None = None,
+        *,
+        job_id: JobId | None = None,
+        owner: Owner | None = None,
+        sink: Sink | None = None,
+        say: Say = log.info,
+        on_change: OnChange | None = None,
+        **reading: Any,
+    ) -> Job:
+        """Submit a job and drive it to its end. A cancellation of this task cancels the job, and leaves nothing.
+
+        :param sink: takes each line of each replica.
+        :param say: takes lines of progress.
+        :param on_change: called with the record and the replicas whenever either has changed.
+        :returns: the ended job, whatever its end.
+        :raises SpecError: it is refused; nothing was created.
+        """
+        job_id, owner = job_id or new_job_id(), owner or new_owner()
+        driving: dict[str, Any] = {"sink": sink, "positions": {}, "say": say, "on_change": on_change}
+        async with self.backend.open():  # one connection for all that follows
+            claiming = asyncio.ensure_future(
+                self.submit(custom_job, options, job_id=job_id, owner=owner, say=say, **reading)
+            )
+            try:
+                _, job = await asyncio.shield(claiming)  # half a claim would be nobody's to call off
+            except asyncio.CancelledError:
+                await asyncio.gather(claiming, return_exceptions=True)
+                await self._call_off(job_id, owner, driving)
+                raise
+            return await self.drive(job_id, owner=owner, generation=job.record.generation, **driving)
+
+    async def _call_off(self, job_id: str, owner: Owner, driving: Mapping[str, Any]) -> None:
+        """Cancel what is this owner's, and carry it out."""
+        why = "The job was interrupted by its user."
+        with suppress(NoSuchJob, Fenced):
+            _, job = await self.cancel(job_id, who=Canceller.OPERATOR, owner=owner, why=why)
+            if job.record.owner.key == owner.key:
+                await self.supervise(job_id, **{**driving, "owner": owner, "generation": job.record.generation})
 
     async def get(self, job_id: str) -> Job:
         """:raises NoSuchJob: there is none."""
@@ -231,9 +286,14 @@ class AsyncCustomJobClient:
             return self._job(record, await engine.observe(record.job_id))
 
     async def list(self) -> list[Job]:
-        """Every job on the engine that has a record, latest first."""
+        """Every job on the engine that has a record, latest first; a record that this version cannot read is logged."""
+        found = []
         async with self.backend.open() as engine:
-            found = [decode(objects.record.data) for objects in await engine.jobs() if objects.record]
+            for objects in await engine.jobs():
+                try:
+                    found += [decode(objects.record.data)] if objects.record else []
+                except RecordError as error:
+                    log.warning("job %s: %s", objects.job_id, error)
         return [self._job(record) for record in sorted(found, key=lambda record: -record.create_time)]
 
     async def cancel(
@@ -263,7 +323,7 @@ class AsyncCustomJobClient:
     async def logs(
         self, job_id: str, *, replica: str | None = None, follow: bool = False, tail: int | None = None
     ) -> AsyncIterator[LogLine]:
-        """Lines of every replica that is there, or of one; merged as they come.
+        """Lines of every replica that is there, or of one: replica by replica, with ``follow`` as they come.
 
         :param follow: until the job has ended, replicas that start later included.
         :param tail: only so many last lines of each.
@@ -271,9 +331,9 @@ class AsyncCustomJobClient:
         """
         async with self.backend.open() as engine:
             record = await self._read(engine, job_id)
-            merged = _merged(engine, record, replica, follow, tail)
-            async with aclosing(merged):
-                async for line in merged:
+            lines = merged(engine, record.job_id, replica=replica, follow=follow, tail=tail)
+            async with aclosing(lines):
+                async for line in lines:
                     yield line
 
     async def usage(self, job_id: str) -> Sequence[Usage]:
@@ -306,42 +366,6 @@ class AsyncCustomJobClient:
 
     def _job(self, record: JobRecord, replicas: Sequence[ReplicaStatus] = ()) -> Job:
         return Job(record, self.backend.serialize(), tuple(sorted(replicas, key=lambda status: status.ref)))
-
-
-async def _merged(
-    engine: Engine, record: JobRecord, replica: str | None, follow: bool, tail: int | None
-) -> AsyncGenerator[LogLine, None]:
-    """The lines of a job's replicas in one stream; with ``follow`` new incarnations join until the job is cleared away."""
-    lines: asyncio.Queue[LogLine | None] = asyncio.Queue()
-    readers: dict[Any, asyncio.Task[None]] = {}
-
-    async def read(ref: Any) -> None:
-        async for line in engine.logs(ref, follow=follow, tail=tail):
-            lines.put_nowait(line)
-
-    async def watch() -> None:
-        async with engine.watch(record.job_id) as events:
-            while True:
-                for status in sorted(await engine.observe(record.job_id), key=lambda status: status.ref):
-                    if replica in (None, status.ref.replica) and status.ref not in readers:
-                        readers[status.ref] = asyncio.create_task(read(status.ref))
-                stored = await engine.read_record(record.job_id)
-                if not follow or stored is None or decode(stored.data).state.terminal:
-                    break
-                await anext(events)
-        await asyncio.gather(*readers.values())
-        lines.put_nowait(None)
-
-    watching = asyncio.create_task(watch())
-    watching.add_done_callback(lambda _: lines.put_nowait(None))
-    try:
-        while (line := await lines.get()) is not None:
-            yield line
-        await watching
-    finally:
-        for task in (watching, *readers.values()):
-            task.cancel()
-        await asyncio.gather(watching, *readers.values(), return_exceptions=True)
 
 
 class CustomJobClient:
@@ -389,26 +413,9 @@ class CustomJobClient:
         :raises SpecError: it is refused; nothing was created.
         """
 
-        async def main() -> Job:
-            owner = new_owner()
-            async with self.backend.open():  # one connection for all that follows
-                _, job = await self._client.submit(custom_job, options, job_id=job_id, owner=owner, say=say, **reading)
-                driving: dict[str, Any] = {
-                    "sink": sink,
-                    "positions": {},
-                    "owner": owner,
-                    "generation": job.record.generation,
-                    "say": say,
-                    "on_change": on_change,
-                }
-                try:
-                    return await self._client.supervise(job.job_id, **driving)
-                except asyncio.CancelledError:
-                    await self._client.cancel(job.job_id, why="The job was interrupted by its user.")
-                    await self._client.supervise(job.job_id, **driving)
-                    raise
-
-        return _run(main())
+        return _run(
+            self._client.run(custom_job, options, job_id=job_id, sink=sink, say=say, on_change=on_change, **reading)
+        )
 
     def get(self, job_id: str) -> Job:
         """See :meth:`AsyncCustomJobClient.get`."""
@@ -437,24 +444,22 @@ class CustomJobClient:
         self, job_id: str, *, replica: str | None = None, follow: bool = False, tail: int | None = None
     ) -> Iterator[LogLine]:
         """See :meth:`AsyncCustomJobClient.logs`."""
-        lines: SimpleQueue[LogLine | BaseException | None] = SimpleQueue()
+        lines: SimpleQueue[LogLine | None] = SimpleQueue()
 
         async def main() -> None:
-            async for line in self._client.logs(job_id, replica=replica, follow=follow, tail=tail):
-                lines.put(line)
-
-        def read() -> None:
             try:
-                asyncio.run(main())
-            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
-                lines.put(error)
-            lines.put(None)
+                async for line in self._client.logs(job_id, replica=replica, follow=follow, tail=tail):
+                    lines.put(line)
+            finally:
+                lines.put(None)
 
-        threading.Thread(target=read, name=f"logs of {job_id}", daemon=True).start()
-        while (item := lines.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        thread = _Thread(main())
+        try:
+            while (line := lines.get()) is not None:
+                yield line
+            thread.result()
+        finally:
+            thread.cancel()
 
     def usage(self, job_id: str) -> Sequence[Usage]:
         """See :meth:`AsyncCustomJobClient.usage`."""
@@ -467,24 +472,45 @@ class CustomJobClient:
         return _run(self._client.gc(owner_state=owner_state, dry_run=dry_run, say=say))
 
 
+class _Thread(Generic[T]):
+    """A coroutine in a thread and an event loop of its own."""
+
+    def __init__(self, main: Coroutine[Any, Any, T]) -> None:
+        self._main = main
+        self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+        self._done: Future[T] = Future()
+        threading.Thread(target=self._go, name="customjob", daemon=True).start()
+
+    def result(self) -> T:
+        """What the coroutine gives or raises. A KeyboardInterrupt cancels it, waits for its end, and is raised on."""
+        try:
+            return self._done.result()
+        except KeyboardInterrupt:
+            self.cancel()
+            self._done.exception()
+            raise
+
+    def cancel(self) -> None:
+        loop, task = self._started.result()
+        if task is not None and not self._done.done():
+            with suppress(RuntimeError):  # its loop has been closed in between
+                loop.call_soon_threadsafe(task.cancel)
+
+    def _go(self) -> None:
+        try:
+            self._done.set_result(asyncio.run(self._tell_and_wait()))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
+            self._done.set_exception(error)
+
+    async def _tell_and_wait(self) -> T:
+        self._started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await self._main
+
+
 def _run(main: Coroutine[Any, Any, T]) -> T:
     """As :func:`asyncio.run`, also where a loop runs already (a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(main)
-    result: list[T] = []
-    errors_: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            result.append(asyncio.run(main))
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
-            errors_.append(error)
-
-    thread = threading.Thread(target=target, name="customjob")
-    thread.start()
-    thread.join()
-    if errors_:
-        raise errors_[0]
-    return result[0]
+    return _Thread(main).result()

@@ -1,0 +1,110 @@
+"""A job's log for somebody who only reads: what its replicas have written so far, or all of it until the job has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from airflow_customjob.backends.base import Engine, EngineError, LogLine, ReplicaRef
+from airflow_customjob.plan.types import JobId
+from airflow_customjob.supervisor.record import decode
+
+LOOK_AGAIN = 2.0
+"""Seconds between two looks at a followed job, whatever its engine tells: its end need not be an event of any replica."""
+RETRY = 0.5
+"""Seconds after which a log that broke off is taken up again."""
+
+
+async def merged(
+    engine: Engine, job_id: JobId, *, replica: str | None = None, follow: bool = False, tail: int | None = None
+) -> AsyncGenerator[LogLine, None]:
+    """The lines of a job's replicas in one stream: without ``follow`` replica by replica, with it as they come.
+
+    :param replica: only this one's, of every incarnation that is there.
+    :param follow: until the job has ended; replicas that start later join, and an engine that fails is asked again.
+    :param tail: only so many last lines of each incarnation that is there.
+    :raises EngineError: without ``follow``.
+    """
+    if not follow:
+        for ref in await _there(engine, job_id, replica):
+            async for line in engine.logs(ref, follow=False, tail=tail):
+                yield line
+        return
+    lines: asyncio.Queue[LogLine | None] = asyncio.Queue()
+    reading = asyncio.create_task(_read_all(engine, job_id, replica, tail, lines))
+    reading.add_done_callback(lambda _: lines.put_nowait(None))
+    try:
+        while (item := await lines.get()) is not None:
+            yield item
+        await reading
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _read_all(
+    engine: Engine, job_id: JobId, replica: str | None, tail: int | None, lines: asyncio.Queue[LogLine | None]
+) -> None:
+    readers: dict[ReplicaRef, asyncio.Task[None]] = {}
+    ended = False
+    try:
+        async with _changes(engine, job_id) as changed:
+            while not ended:
+                changed.clear()
+                with suppress(EngineError):
+                    stored = await engine.read_record(job_id)
+                    ended = stored is None or decode(stored.data).state.terminal
+                    for ref in await _there(engine, job_id, replica):
+                        if ref not in readers:
+                            readers[ref] = asyncio.create_task(_read(engine, ref, tail, lines))
+                    tail = None
+                if not ended:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_AGAIN):
+                            await changed.wait()
+        await asyncio.gather(*readers.values())
+    finally:
+        for reader in readers.values():
+            reader.cancel()
+        await asyncio.gather(*readers.values(), return_exceptions=True)
+
+
+async def _read(engine: Engine, ref: ReplicaRef, tail: int | None, lines: asyncio.Queue[LogLine | None]) -> None:
+    after = None
+    while True:
+        try:
+            async for line in engine.logs(ref, after=after, follow=True, tail=tail):
+                lines.put_nowait(line)
+                after, tail = line.position, None
+        except EngineError:
+            await asyncio.sleep(RETRY)
+        else:
+            return
+
+
+async def _there(engine: Engine, job_id: JobId, replica: str | None) -> Sequence[ReplicaRef]:
+    refs = (status.ref for status in await engine.observe(job_id))
+    return sorted(ref for ref in refs if replica in (None, ref.replica))
+
+
+@asynccontextmanager
+async def _changes(engine: Engine, job_id: JobId) -> AsyncIterator[asyncio.Event]:
+    """Set whenever the engine tells of a change; one that cannot be reached tells none."""
+    changed = asyncio.Event()
+
+    async def pump() -> None:
+        while True:
+            with suppress(EngineError):
+                async with engine.watch(job_id) as events:
+                    changed.set()
+                    async for _ in events:
+                        changed.set()
+            await asyncio.sleep(RETRY)
+
+    pumping = asyncio.create_task(pump())
+    try:
+        yield changed
+    finally:
+        pumping.cancel()
+        await asyncio.gather(pumping, return_exceptions=True)
