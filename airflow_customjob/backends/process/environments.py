@@ -1,0 +1,178 @@
+"""Virtual environments of Python packages: one for each content key, built once, then only used.
+
+What a package runs while it is built or installed, runs in processes of their own with an interpreter that knows nothing
+of ours, and with as little of our environment as pip needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from airflow_customjob.backends.base import LaunchRefused, Say
+from airflow_customjob.backends.process.shim import PASSED
+from airflow_customjob.packaging import Fetched, content_key, install_commands
+
+LAST_LINES = 15
+"""Lines of the installer's output that its failure tells."""
+LOOK_AGAIN = 0.2
+"""Seconds between two looks whether another process has built the environment."""
+
+_WHAT_IT_IS = "import sys, sysconfig; print(sys.version, sysconfig.get_platform(), sys.base_prefix)"
+_FOR_UV = {
+    "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
+    "UV_INDEX": "PIP_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS": "PIP_FIND_LINKS",
+    "SSL_CERT_FILE": "PIP_CERT",
+}
+"""uv's variables, and those of pip that say the same."""
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+class _Failed(Exception):
+    """The installer's command and its last lines."""
+
+
+async def environment_for(
+    root: Path, packages: Sequence[Fetched], say: Say, *, python: str, requirements: Sequence[str]
+) -> str:
+    """The folder of an environment with these packages; built if there is none yet.
+
+    :param root: where environments are kept.
+    :param python: the interpreter it is made of; empty: the one that runs this.
+    :param requirements: installed before the packages.
+    :raises LaunchRefused: there is no such interpreter, or something cannot be installed.
+    """
+    python = python or sys.executable
+    key = content_key(repr((await _identity(python), *requirements)), packages)
+    folder = root / key
+    names = ", ".join(package.filename for package in packages)
+    async with _only_one(root / f"{key}.lock") as lock:
+        if (folder / "complete").exists():
+            say(f"environment {key[:12]} with {names}: cache hit")
+            return os.fspath(folder)
+        say(f"environment {key[:12]} with {names}: installing")
+        for last, base in ((False, _uv()), (True, None)):
+            try:
+                await _build(folder, packages, requirements, python, base, say, lock)
+            except _Failed as failed:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                if last:
+                    raise LaunchRefused(f"package {names} cannot be installed on this host: {failed}") from None
+                say("the installation failed, and is tried again with pip")
+            else:
+                (folder / "complete").touch()
+                break
+        return os.fspath(folder)
+
+
+async def _build(
+    folder: Path,
+    packages: Sequence[Fetched],
+    requirements: Sequence[str],
+    python: str,
+    uv: str | None,
+    say: Say,
+    lock: int,
+) -> None:
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    inside = os.fspath(folder / "bin" / "python")
+    if uv:
+        await _run((uv, "venv", "--quiet", "--no-project", "--python", python, os.fspath(folder)), say, lock)
+        pip: tuple[str, ...] = (uv, "pip", "install", "--python", inside)
+    else:
+        await _run((python, "-I", "-m", "venv", os.fspath(folder)), say, lock)
+        pip = (inside, "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
+    if requirements:
+        await _run((*pip, *requirements), say, lock)
+    for package in packages:
+        say(f"Installing the package {package.filename}")
+        for command in install_commands(os.fspath(package.path), pip):
+            await _run(command, say, lock)
+
+
+async def _run(command: tuple[str, ...], say: Say, lock: int) -> None:
+    """
+    :param lock: held by the command too: whoever builds next waits for it even if this process dies.
+    """
+    say(f"Running command: {shlex.join(command)}")
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=_environ(),
+        cwd="/",
+        start_new_session=True,
+        pass_fds=(lock,),
+    )
+    tail = b""
+    try:
+        while process.stdout and (data := await process.stdout.read(65536)):
+            tail = (tail + data)[-16384:]
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if code:
+        lines = _CREDENTIALS.sub("", tail.decode(errors="replace")).rstrip().splitlines()[-LAST_LINES:]
+        raise _Failed("\n".join((f"{shlex.join(command)} exited with {code}", *lines)))
+
+
+async def _identity(python: str) -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            python, "-I", "-c", _WHAT_IT_IS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise LaunchRefused(
+            f"{python} cannot be run ({os.strerror(error.errno or 0)}): name an interpreter in python"
+        ) from None
+    out, _ = await process.communicate()
+    if process.returncode:
+        raise LaunchRefused(f"{python} exited with {process.returncode}: name a Python interpreter in python")
+    return out.decode().strip()
+
+
+def _uv() -> str | None:
+    beside = Path(sys.executable).with_name("uv")
+    return os.fspath(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
+
+
+def _environ() -> dict[str, str]:
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED or name.startswith(("PIP_", "UV_")) or name == "XDG_CACHE_HOME"
+    }
+    for ours, theirs in _FOR_UV.items():
+        if theirs in env:
+            env.setdefault(ours, env[theirs].replace(" ", ",") if ours == "UV_FIND_LINKS" else env[theirs])
+    return env
+
+
+@contextlib.asynccontextmanager
+async def _only_one(path: Path) -> AsyncIterator[int]:
+    """Hold a lock that may be held for minutes."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(LOOK_AGAIN)
+            else:
+                break
+        yield lock
+    finally:
+        os.close(lock)
