@@ -165,7 +165,7 @@ def decide(plan: JobPlan, record: JobRecord, seen: Observation, now: float) -> D
     end = _end(plan, record, sight, now)
     if end is not None:
         return end
-    if seen.busy:
+    if seen.busy and sight.missing:
         return _queue(plan, record, sight, seen.busy, now)
     return _drive(plan, record, sight, now)
 
@@ -343,7 +343,9 @@ def _prepare(plan: JobPlan, record: JobRecord, seen: Observation, now: float) ->
 def _queue(plan: JobPlan, record: JobRecord, sight: _Sight, why: str, now: float) -> Decision:
     """The engine has no room now: give back what was created, so that two jobs never hold half of what each needs."""
     created = [s for name, s in sight.present.items() if name in sight.unlaunched]
-    state = JobState.JOB_STATE_QUEUED if record.state is JobState.JOB_STATE_PENDING else record.state
+    nothing_ran = len(sight.unlaunched) == len(plan.replicas)
+    pending = record.state is JobState.JOB_STATE_PENDING
+    state = JobState.JOB_STATE_QUEUED if pending and nothing_ran else record.state
     waiting = (
         record if (record.message, record.state) == (why, state) else touched(record, now, state=state, message=why)
     )

@@ -7,7 +7,20 @@ import pytest
 from airflow_customjob.backends.base import LaunchRefused
 from airflow_customjob.plan.types import JobOptions, Prepared
 from airflow_customjob.supervisor.rules import MAX_REFUSAL, Create, Prepare, Remove, Start, Stop
-from tests.supervisor.jobs import CREATED, RUNNING, T0, F, P, Q, R, exited, new_job, prepared_job, running_job
+from tests.supervisor.jobs import (
+    CREATED,
+    RUNNING,
+    T0,
+    F,
+    P,
+    Q,
+    R,
+    exited,
+    launched_job,
+    new_job,
+    prepared_job,
+    running_job,
+)
 
 NOT_A_GANG = JobOptions(gang=False)
 SETTLED = Prepared(artifacts={"0": "sha256:1"}, notes=("a note",))
@@ -89,3 +102,17 @@ def test_a_refusal_of_any_length_fits_into_the_record() -> None:
     record = prepared_job().decide((), refused=LaunchRefused("x" * 100_000)).record
     assert record.error is not None
     assert len(record.error.message) == MAX_REFUSAL
+
+
+def test_somebody_else_found_room() -> None:
+    """A supervisor that was told 'not now' and then sees a whole gang does not give it back."""
+    job = launched_job()
+    assert job.decide(job.statuses(), busy="every GPU is leased").record.state is R
+    job = prepared_job()
+    assert job.decide(job.statuses(others=CREATED), busy="every GPU is leased").actions == (Start(job.refs()),)
+
+
+def test_a_job_of_which_something_runs_is_not_queued() -> None:
+    job = prepared_job(options=NOT_A_GANG).but(unlaunched=("workerpool1-1",))
+    record = job.decide(job.statuses(w1=None), busy="every GPU is leased").record
+    assert (record.state, record.message) == (P, "every GPU is leased")
