@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from airflow_customjob.backends.base import (
@@ -131,7 +131,7 @@ class ProcessEngine:
     ) -> AsyncIterator[LogLine]:
         changed = asyncio.Event()
         log = LogFile(self._folders.replica(ref) / "log", ref, after)
-        with self._listening(ref, changed) as exists:
+        with self._inotify.listening(self._folders.replica(ref), lambda name: changed.set()) as exists:
             if not exists:
                 return
             try:
@@ -151,19 +151,6 @@ class ProcessEngine:
                         await changed.wait()
             finally:
                 log.close()
-
-    @contextmanager
-    def _listening(self, ref: ReplicaRef, changed: asyncio.Event) -> Iterator[bool]:
-        try:
-            listening = self._inotify.listening(self._folders.replica(ref), lambda name: changed.set())
-            listening.__enter__()
-        except FileNotFoundError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            listening.__exit__(None, None, None)
 
     async def usage(self, job_id: JobId) -> Sequence[Usage]:
         return await asyncio.to_thread(self._usage, job_id)

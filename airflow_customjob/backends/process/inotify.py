@@ -46,19 +46,18 @@ class Inotify:
         os.close(self._handle)
 
     @contextmanager
-    def listening(self, folder: Path, told: Told) -> Iterator[None]:
-        """
-        :raises FileNotFoundError: there is no such folder.
-        """
+    def listening(self, folder: Path, told: Told) -> Iterator[bool]:
+        """Gives False, and hears nothing, if there is no such folder."""
         number = self._libc.inotify_add_watch(self._handle, os.fsencode(folder), _CHANGES)
         if number < 0:
             if ctypes.get_errno() in (errno.ENOENT, errno.ENOTDIR):
-                raise FileNotFoundError(os.fspath(folder))
+                yield False
+                return
             raise _error("fs.inotify.max_user_watches")
         mine = self._listeners.setdefault(number, [])
         mine.append(told)
         try:
-            yield
+            yield True
         finally:
             mine.remove(told)
             if not mine and self._listeners.get(number) is mine:
