@@ -1,0 +1,95 @@
+"""Who an Airflow task is to its job: the job's id, its owner, and the state of that owner's task in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from airflow_customjob.plan.identity import job_id_of
+from airflow_customjob.plan.types import JobId
+from airflow_customjob.settings import setting
+from airflow_customjob.supervisor.ownership import GONE, UNKNOWN
+from airflow_customjob.supervisor.record import Owner
+
+IDENTITY = ("installation", "dag_id", "run_id", "task_id", "map_index")
+"""The parts of ``Owner.where`` that a job's id follows from, in that order."""
+DETACHED = "detached"
+"""Key of ``Owner.where``: the task did not wait for the job, so its success does not end the job."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """The claim that a task has on a job: all that its trigger needs to go on with it. Its form is JSON.
+
+    :param engine: identity of the engine that keeps the job.
+    :param backend: as ``serialize()`` gives it.
+    """
+
+    job_id: str
+    generation: int
+    engine: str
+    owner: Owner
+    backend: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Held:
+        return cls(**{**data, "owner": Owner(**data["owner"])})
+
+
+def where_of(ti: Any, *, detached: bool = False) -> dict[str, str]:
+    """Where a task instance is: what ``Owner.where`` holds.
+
+    :param ti: the task instance of a context.
+    """
+    map_index = -1 if ti.map_index is None else ti.map_index
+    parts = (setting("installation_id"), ti.dag_id, ti.run_id, ti.task_id, str(map_index))
+    return dict(zip(IDENTITY, parts, strict=True)) | ({DETACHED: "true"} if detached else {})
+
+
+def job_id_at(where: Mapping[str, str]) -> JobId:
+    """The id of the job of the task instance there; every try has the same."""
+    return job_id_of(*(where[part] for part in IDENTITY))
+
+
+def owner_of(context: Mapping[str, Any], *, detached: bool = False) -> Owner:
+    """The owner that this try of a task is."""
+    ti, run = context["ti"], context["dag_run"]
+    return Owner(
+        key=str(ti.id),
+        try_number=ti.try_number,
+        max_tries=ti.max_tries,
+        clear_number=run.clear_number or 0,
+        where=where_of(ti, detached=detached),
+    )
+
+
+def will_retry(ti: Any) -> bool:
+    """Whether Airflow would start this task again if its process died now."""
+    said = getattr(ti, "_ti_context_from_server", None)
+    return bool(said.should_retry) if said is not None else ti.try_number <= ti.max_tries
+
+
+def state_at(where: Mapping[str, str]) -> str | None:
+    """State of the task instance there, as Airflow's database has it now. Blocks: it asks Airflow.
+
+    :returns: None: cleared and not scheduled yet; GONE: there is no such task instance; UNKNOWN: it could not be read.
+    """
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    try:
+        states = RuntimeTaskInstance.get_task_states(
+            dag_id=where["dag_id"],
+            run_ids=[where["run_id"]],
+            task_ids=[where["task_id"]],
+            map_index=int(where["map_index"]),
+        )
+        found = list(states.get(where["run_id"], {}).values())
+    except Exception:  # noqa: BLE001 - whatever keeps it from being read: nobody may act on a guess
+        return UNKNOWN
+    if not found:
+        return GONE
+    return None if found[0] is None else str(found[0])

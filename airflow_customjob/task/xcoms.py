@@ -1,0 +1,173 @@
+"""What a task shows of its job while it runs, as XComs: readers keep the highest ``(generation, revision)``.
+
+========================  ============================================================================
+key                       value
+========================  ============================================================================
+``custom_job_id``         the job's id
+``custom_job_ref``        the job's id, backend and engine: enough to find it from elsewhere
+``custom_job``            the CustomJob as Vertex AI's REST API gives it, and :data:`OURS`
+``custom_job_replicas``   one list a property, one element a replica
+``custom_job_positions``  of the log lines that were told already; for the next triggerer
+========================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from airflow_customjob.backends.base import ReplicaStatus
+from airflow_customjob.spec.output import to_canonical
+from airflow_customjob.supervisor.record import JobRecord
+from airflow_customjob.supervisor.result import custom_job_of
+from airflow_customjob.task.comms import ask_airflow
+
+log = logging.getLogger(__name__)
+
+ID, REF, JOB, REPLICAS, POSITIONS = (
+    "custom_job_id",
+    "custom_job_ref",
+    "custom_job",
+    "custom_job_replicas",
+    "custom_job_positions",
+)
+OURS = ("generation", "attempt", "revision", "message")
+"""Beside a CustomJob's own fields: how often the job was started anew, and restarted; milliseconds since the epoch when
+this was so; why it waits."""
+EVERY = 2.0
+"""Seconds between two values of one key, unless the job's state changes."""
+
+Push = Callable[[str, Any], Awaitable[None]]
+
+
+def job_document(record: JobRecord, now: float) -> dict[str, Any]:
+    return {
+        **to_canonical(custom_job_of(record)),
+        "generation": record.generation,
+        "attempt": record.attempt,
+        "revision": int(now * 1000),
+        "message": record.message,
+    }
+
+
+def replicas_document(record: JobRecord, replicas: Sequence[ReplicaStatus], now: float) -> dict[str, Any]:
+    """At most 64 KB for 1,000 replicas: phases, reasons and nodes are told once and pointed at; times are whole seconds."""
+    shown = sorted((s for s in replicas if s.ref.generation == record.generation), key=lambda s: s.ref)
+    document: dict[str, Any] = {
+        "generation": record.generation,
+        "revision": int(now * 1000),
+        "replica": [s.ref.replica for s in shown],
+        "attempt": [s.ref.attempt for s in shown],
+        "restart": [s.ref.restart for s in shown],
+        "exit_code": [s.exit_code for s in shown],
+        "started_at": [s.started_at and int(s.started_at) for s in shown],
+        "finished_at": [s.finished_at and int(s.finished_at) for s in shown],
+    }
+    for name, values in (
+        ("phase", [s.phase.value for s in shown]),
+        ("reason", [s.reason.value if s.reason else "" for s in shown]),
+        ("node", [s.node for s in shown]),
+    ):
+        words = sorted(set(values))
+        document[f"{name}s"], document[name] = words, [words.index(value) for value in values]
+    return document
+
+
+class Publisher:
+    """Pushes the newest state of a job, and the positions of its log, while :meth:`run` runs.
+
+    Positions go out one turn late: a line that was told just before its process died may not have reached the log, and
+    telling it twice is better than not at all.
+
+    :param push: stores one XCom.
+    :param positions: kept up to date by the supervisor; None: nobody will need them.
+    """
+
+    def __init__(self, push: Push, positions: Mapping[str, str] | None = None) -> None:
+        self._push = push
+        self._positions = positions
+        self._older = dict(positions or {})
+        self._latest: tuple[JobRecord, Sequence[ReplicaStatus]] | None = None
+        self._news = asyncio.Event()
+        self._closed = False
+        self._pushed: dict[str, Any] = {POSITIONS: dict(positions or {})}
+
+    def on_change(self, record: JobRecord, replicas: Sequence[ReplicaStatus]) -> None:
+        """For the supervisor."""
+        if self._latest is None or self._latest[0].state is not record.state:
+            self._news.set()
+        self._latest = (record, replicas)
+
+    def close(self) -> None:
+        """Let :meth:`run` push what is left, and return."""
+        self._closed = True
+        self._news.set()
+
+    async def run(self) -> None:
+        while not self._closed:
+            try:
+                async with asyncio.timeout(EVERY):
+                    await self._news.wait()
+            except TimeoutError:
+                await self._push_positions()
+            self._news.clear()
+            await self._push_latest()
+        await self._push_latest()
+
+    async def _push_latest(self) -> None:
+        if self._latest is None:
+            return
+        record, replicas = self._latest
+        now = time.time()
+        await self._changed(JOB, record, lambda: job_document(record, now))
+        if replicas or not record.state.terminal:  # the last sight of an ended job's replicas stays
+            await self._changed(REPLICAS, tuple(replicas), lambda: replicas_document(record, replicas, now))
+
+    async def _push_positions(self) -> None:
+        if self._positions is not None:
+            older, self._older = self._older, dict(self._positions)
+            await self._changed(POSITIONS, older, lambda: older)
+
+    async def _changed(self, key: str, version: object, value: Callable[[], Any]) -> None:
+        if self._pushed.get(key) == version:
+            return
+        try:
+            await self._push(key, value())
+        except Exception as error:  # noqa: BLE001 - what is shown must not hinder the job; the next turn tries again
+            log.warning("XCom %s could not be pushed (%s); trying again", key, error)
+        else:
+            self._pushed[key] = version
+
+
+def push_at(where: Mapping[str, str]) -> Push:
+    """Stores XComs of the task instance there."""
+
+    async def push(key: str, value: Any) -> None:
+        from airflow.sdk.execution_time.xcom import XCom
+
+        await ask_airflow(XCom.set, key=key, value=value, **_address(where))
+
+    return push
+
+
+async def positions_at(where: Mapping[str, str]) -> dict[str, str]:
+    """Positions of the log lines that this try's user was told already; empty where that cannot be read: lines may repeat."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    try:
+        return dict(await ask_airflow(XCom.get_one, key=POSITIONS, **_address(where)) or {})
+    except Exception as error:  # noqa: BLE001 - whatever it is: the log is told again, and the job goes on
+        log.warning("the positions of the job's log could not be read (%s): lines may be told again", error)
+        return {}
+
+
+def _address(where: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "dag_id": where["dag_id"],
+        "task_id": where["task_id"],
+        "run_id": where["run_id"],
+        "map_index": int(where["map_index"]),
+    }

@@ -1,0 +1,123 @@
+"""Supervision of a job in the triggerer, while its task is deferred."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.configuration import conf
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_customjob.supervisor.ownership import Canceller, Verdict
+from airflow_customjob.task.comms import ask_airflow
+from airflow_customjob.task.identity import Held, state_at
+
+if TYPE_CHECKING:
+    from airflow_customjob.client import Job
+    from airflow_customjob.task.drive import Driver
+
+ENDED, TIMED_OUT, LOST_IT = "ended", "timed out", "lost it"
+"""What an event says: see the job's record; so, because of ``execution_timeout``; somebody else has the job now."""
+
+ASK_AGAIN = 1.0
+"""Seconds between two attempts to read the task's state."""
+HANDOVER = 2.0
+"""Seconds of Airflow's budget for on_kill that are left to Airflow."""
+
+
+class CustomJobTrigger(BaseTrigger):
+    """
+    Drives a job in the triggerer: its rules, its live log, its XComs. The job itself outlives every triggerer.
+
+    :param held: the task's claim on the job, :meth:`~airflow_customjob.task.identity.Held.to_json`.
+    :param deadline: when the task's ``execution_timeout`` is over, in seconds since the epoch; the job is cancelled then.
+    """
+
+    def __init__(self, held: Mapping[str, Any], deadline: float | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held = dict(held)
+        self.deadline = deadline
+        self._positions: dict[str, str] | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{__name__}.{type(self).__name__}", {"held": self.held, "deadline": self.deadline}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Until the job has ended and nothing of it is left."""
+        from airflow_customjob.supervisor.supervise import Fenced
+
+        what, message = ENDED, ""
+        try:
+            driver = await self._driver()
+            async with driver.at_work():
+                if await self._in_time(driver) is None:
+                    what = TIMED_OUT
+                    await driver.cancel(
+                        Canceller.OPERATOR, "The job was cancelled: its task's execution_timeout is over."
+                    )
+                    await driver.supervise()
+        except Fenced as fenced:
+            what, message = LOST_IT, str(fenced)
+        yield TriggerEvent({"what": what, "message": message})  # type: ignore[no-untyped-call]
+
+    async def on_kill(self) -> None:
+        """Called when somebody marked the task or cleared it, and also when it only moved to another triggerer."""
+        budget = conf.getint("triggerer", "on_kill_timeout", fallback=30) - HANDOVER
+        with suppress(TimeoutError):
+            async with asyncio.timeout(budget):
+                await self._kill()
+
+    async def _kill(self) -> None:
+        from airflow_customjob.backends.base import EngineError
+        from airflow_customjob.client import NoSuchJob
+        from airflow_customjob.supervisor.supervise import Fenced
+
+        where = Held.from_json(self.held).owner.where
+        driver = await self._driver()
+        verdict = Verdict.ASK_AGAIN
+        with suppress(Fenced, NoSuchJob):
+            while verdict is Verdict.ASK_AGAIN:
+                state = await ask_airflow(state_at, where)
+                try:
+                    verdict = await driver.cancel(
+                        Canceller.TRIGGER,
+                        f"The job was cancelled: its Airflow task was {told(state)}.",
+                        task_state=state,
+                    )
+                except EngineError as error:
+                    self.log.warning("the job cannot be cancelled now (%s); trying again", error)
+                if verdict is Verdict.ASK_AGAIN:
+                    await asyncio.sleep(ASK_AGAIN)
+            if verdict is Verdict.CANCEL:
+                await driver.supervise()
+
+    async def _in_time(self, driver: Driver) -> Job | None:
+        """The ended job; None: the deadline passed first."""
+        left = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        try:
+            async with asyncio.timeout(left) as limit:
+                return await driver.supervise()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return None
+
+    async def _driver(self) -> Driver:
+        from airflow_customjob.client import AsyncCustomJobClient
+        from airflow_customjob.task.drive import Driver
+        from airflow_customjob.task.xcoms import positions_at, push_at
+
+        held = Held.from_json(self.held)
+        where = held.owner.where
+        if self._positions is None:
+            self._positions = await positions_at(where)
+        client = AsyncCustomJobClient(held.backend)
+        return Driver(client, held, log=self.log, push=push_at(where), positions=self._positions)
+
+
+def told(state: str | None) -> str:
+    """What somebody did to a task that is in this state now."""
+    return "cleared" if state in (None, "scheduled", "queued", "running", "restarting") else f"marked as {state}"

@@ -1,0 +1,102 @@
+"""A migrated Airflow database, and DAGs that run in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import pytest
+
+from airflow_customjob.backends.fake import FakeBackend, FakeWorld
+
+_numbers = count(1)
+
+JOB: dict[str, Any] = {
+    "displayName": "hello",
+    "jobSpec": {
+        "workerPoolSpecs": [
+            {
+                "machineSpec": {"machineType": "n1-standard-4"},
+                "replicaCount": "1",
+                "containerSpec": {"imageUri": "local/py:1", "command": ["python3", "-c", "print('hello')"]},
+            }
+        ]
+    },
+}
+"""One replica."""
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """The database of this session's AIRFLOW_HOME; ``dag.test()`` needs one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "migrate"], env=os.environ, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@dataclass
+class Ran:
+    """A DAG that ran to its end.
+
+    :param log: what its tasks logged.
+    """
+
+    run: Any
+    log: str = ""
+
+    def states(self) -> dict[str, str]:
+        return {ti.task_id: ti.state for ti in self.run.get_task_instances()}
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            query = XComModel.get_many(
+                run_id=self.run.run_id, key=key, task_ids=task_id, map_indexes=map_index, dag_ids=self.run.dag_id
+            )
+            found = session.scalars(query).first()
+            return None if found is None else XComModel.deserialize_value(found)
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    """A fake engine of this test's own."""
+    return FakeWorld(f"airflow-{next(_numbers)}")
+
+
+@pytest.fixture
+def fake(world: FakeWorld) -> FakeBackend:
+    return world.backend()
+
+
+@pytest.fixture
+def run_dag(
+    airflow_db: None, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ran]:
+    """Runs a DAG in this process, once its serialized form is in the database, as ``dag.test()`` demands."""
+
+    def run(dag: Any, **how: Any) -> Ran:
+        from airflow.models.dagbundle import DagBundleModel
+        from airflow.models.serialized_dag import SerializedDagModel
+        from airflow.serialization.serialized_objects import LazyDeserializedDAG, SerializedDAG
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            session.merge(DagBundleModel(name="testing"))
+            session.flush()
+            lazy = LazyDeserializedDAG.from_dag(dag)
+            SerializedDAG.bulk_write_to_db("testing", None, [lazy], session=session)
+            SerializedDagModel.write_dag(lazy, bundle_name="testing", session=session)
+        capsys.readouterr()
+        done = dag.test(**how)
+        captured = capsys.readouterr()
+        return Ran(done, captured.out + captured.err + caplog.text)
+
+    return run
