@@ -55,6 +55,8 @@ FIRST_BACK_OFF, LAST_BACK_OFF = 0.1, 5.0
 """Seconds to wait after an engine's error; doubled at each further one."""
 SAY_AGAIN = 60.0
 """Seconds after which an error that goes on is told again."""
+WATCH_AGAIN = 1.0
+"""Seconds after which events that broke off are subscribed to again."""
 LOOK_UP = 2.0
 """Seconds between two looks at the record while something long goes on (an image is pulled): a cancel ends it."""
 
@@ -337,7 +339,7 @@ async def _listening(engine: Engine, job_id: JobId, heard: asyncio.Event) -> Asy
                     heard.set()
                     async for _ in events:
                         heard.set()
-            await asyncio.sleep(LAST_BACK_OFF)
+            await asyncio.sleep(WATCH_AGAIN)
 
     pumping = asyncio.create_task(pump())
     try:

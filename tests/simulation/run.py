@@ -172,7 +172,7 @@ class Simulation:
         self.newest = Owner("k00", try_number=0)
         self.first = replace(self.newest, key="k01", try_number=1)
         self.spec_version = 0
-        self._requests = [(request, request_digest(request)) for request in map(scenario.request, range(8))]
+        self.requests = [(request, request_digest(request)) for request in map(scenario.request, range(8))]
 
     def run(self) -> None:
         """:raises Broken: an invariant does not hold, or the end is not one that the oracle admits."""
@@ -352,7 +352,7 @@ class Simulation:
             self._arrive(Visit(self.clock(), Arrival.AGAIN))
 
     async def _claim(self, process: Process, engine: FakeEngine) -> JobRecord | None:
-        request, digest = self._requests[process.version]
+        request, digest = self.requests[process.version]
         while True:
             try:
                 verdict, record = await claim_job(engine, JOB, process.owner, request, digest, clock=self.clock)
@@ -391,7 +391,7 @@ class Simulation:
         self.trace.append((self.clock(), who, text))
 
     def plan(self) -> JobPlan:
-        return make_plan(self._requests[0][0], self._user.capabilities, job_id=JOB, generation=1, prepared=Prepared())
+        return make_plan(self.requests[0][0], self._user.capabilities, job_id=JOB, generation=1, prepared=Prepared())
 
 
 class Hung(SystemExit):

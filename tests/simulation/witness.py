@@ -180,6 +180,11 @@ class Witness:
         self.demand(record.update_time >= before.update_time, "the update time goes back")
         if record.generation > before.generation:
             return
+        if record.owner != before.owner:
+            self.demand(before.state in (Q, P, R, S), f"a later owner adopts a job that is {before.state.name}")
+            if process is not None:
+                asked = self._sim.requests[process.version][1]
+                self.demand(record.digest == asked, f"{process.name} adopts a job that it did not ask for")
         self.demand(record.attempt >= before.attempt, "the attempt goes back")
         self.demand(record.state in MAY_FOLLOW[before.state], f"{before.state.name} is followed by {record.state.name}")
         if before.start_time is not None:
