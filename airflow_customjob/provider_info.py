@@ -33,7 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "process_dir": {
         "description": "Folder where the process backend keeps the state, logs and environments of its jobs. Empty "
-        "means the folder customjob in the user's state directory.",
+        "means airflow-customjob/processes in the user's state directory.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "/var/lib/airflow/customjob",

@@ -434,12 +434,12 @@ def test_its_signals_are_as_a_program_expects_them(adapter: ProcessAdapter) -> N
 def test_files_are_written_and_their_variables_lead_there(adapter: ProcessAdapter) -> None:
     async def check(bench: Bench) -> None:
         path, content = "/var/run/customjob/cluster_spec.json", '{"Grüße": 1}'
-        plan = await bench.prepared(shell('cat "$CLUSTER_SPEC_FILE"', CLUSTER_SPEC_FILE=path))
+        plan = await bench.prepared(shell(f'cat "$CLUSTER_SPEC_FILE"; cat {path}', CLUSTER_SPEC_FILE=path))
         plan = replace(plan, replicas=(replace(plan.replicas[0], files=((path, content),)),))
         (ref,) = bench.refs(plan)
         await bench.engine.create(plan, [ref])
         await bench.engine.start(plan, [ref])
-        assert await bench.texts(ref) == [content]
+        assert await bench.texts(ref) == [content * 2]
 
     on(adapter, check)
 
@@ -835,6 +835,19 @@ def test_a_state_folder_that_cannot_be_used_is_an_engine_error(tmp_path: Path) -
                 pass
 
     asyncio.run(main())
+
+
+def test_what_the_kernel_refuses_is_an_engine_error(adapter: ProcessAdapter, folders: Folders) -> None:
+    async def check(bench: Bench) -> None:
+        folders.job(bench.job_id).touch()
+        with pytest.raises(EngineError, match=bench.job_id):
+            await bench.engine.write_record(bench.job_id, "data", if_version=0)
+        plan = bench.plan(prints(1))
+        with pytest.raises(EngineError, match=bench.job_id):
+            await bench.engine.create(plan, bench.refs(plan))
+        folders.job(bench.job_id).unlink()
+
+    on(adapter, check)
 
 
 def test_engines_are_told_apart_by_their_folder_and_shared_within_a_loop(tmp_path: Path) -> None:

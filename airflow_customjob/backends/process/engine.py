@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from airflow_customjob.backends.base import (
+    EngineError,
     JobObjects,
     LaunchRefused,
     LogLine,
@@ -34,6 +35,9 @@ from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 
 if TYPE_CHECKING:
     from airflow_customjob.backends.process.backend import ProcessBackend
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ProcessEngine:
@@ -76,16 +80,17 @@ class ProcessEngine:
                 requirements=self._backend.requirements,
             )
             notes += [f"{pool.name}: {package.filename} sha256:{package.sha256}" for package in packages]
-        ports = await asyncio.to_thread(choose_ports, self._folders, plan.job_id, len(plan.replicas) + 1)
+        ports = await _in_thread(choose_ports, self._folders, plan.job_id, len(plan.replicas) + 1)
         return Prepared(artifacts, ports, tuple(notes))
 
     async def create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
-        await asyncio.to_thread(self._create, plan, refs)
+        await _in_thread(self._create, plan, refs)
 
     def _create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
         resolve(plan.options.secret_env)  # what cannot be had is refused before anything exists
         inventory = self._backend.gpus
-        with locked(self._folders.root / "leases.lock"):
+        wants_gpus = any(pool.resources.gpus for pool in plan.pools)
+        with locked(self._folders.root / "leases.lock") if wants_gpus else nullcontext():
             leases = lease_gpus(self._folders, plan, refs, inventory)
             for ref in refs:
                 request = request_of(
@@ -98,7 +103,7 @@ class ProcessEngine:
                 replicas.create(self._folders, ref, request)
 
     async def start(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
-        await asyncio.to_thread(self._start, plan, refs)
+        await _in_thread(self._start, plan, refs)
 
     def _start(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
         waiting = replicas.startable(self._folders, refs)
@@ -108,7 +113,7 @@ class ProcessEngine:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def observe(self, job_id: JobId) -> Sequence[ReplicaStatus]:
-        return await asyncio.to_thread(self._observe, job_id)
+        return await _in_thread(self._observe, job_id)
 
     def _observe(self, job_id: JobId) -> list[ReplicaStatus]:
         found = (replicas.status(self._folders, ref) for ref in replicas.refs_of(self._folders, job_id))
@@ -140,7 +145,7 @@ class ProcessEngine:
                 over = False
                 while not over:
                     changed.clear()
-                    over = await asyncio.to_thread(replicas.is_over, self._folders, ref)
+                    over = await _in_thread(replicas.is_over, self._folders, ref)
                     for lines in log.read(over=over):
                         for line in lines:
                             yield line
@@ -153,7 +158,7 @@ class ProcessEngine:
                 log.close()
 
     async def usage(self, job_id: JobId) -> Sequence[Usage]:
-        return await asyncio.to_thread(self._usage, job_id)
+        return await _in_thread(self._usage, job_id)
 
     def _usage(self, job_id: JobId) -> list[Usage]:
         """CPUs since the sample before; in the first one, since the replica started."""
@@ -187,16 +192,16 @@ class ProcessEngine:
                 replicas.tell(shim, number)
                 if await _readable(shim, patience):
                     break
-        await asyncio.to_thread(replicas.status, self._folders, ref)
+        await _in_thread(replicas.status, self._folders, ref)
 
     async def remove(self, refs: Sequence[ReplicaRef]) -> None:
         await self.stop(refs, 0.0)
-        await asyncio.gather(*(asyncio.to_thread(replicas.remove, self._folders, ref) for ref in refs))
+        await asyncio.gather(*(_in_thread(replicas.remove, self._folders, ref) for ref in refs))
         for ref in refs:
             self._sampled.pop(ref, None)
 
     async def release(self, job_id: JobId) -> None:
-        await asyncio.to_thread(self._release, job_id)
+        await _in_thread(self._release, job_id)
 
     def _release(self, job_id: JobId) -> None:
         replicas.sweep(self._folders, job_id)
@@ -206,18 +211,18 @@ class ProcessEngine:
     # -- records ------------------------------------------------------------------------------------------------------
 
     async def read_record(self, job_id: JobId) -> StoredRecord | None:
-        return await asyncio.to_thread(records.read_record, self._folders, job_id)
+        return await _in_thread(records.read_record, self._folders, job_id)
 
     async def write_record(
         self, job_id: JobId, data: str, *, if_version: int, labels: Mapping[str, str] | None = None
     ) -> int:
-        return await asyncio.to_thread(records.write_record, self._folders, job_id, data, if_version, labels)
+        return await _in_thread(records.write_record, self._folders, job_id, data, if_version, labels)
 
     async def delete_record(self, job_id: JobId, *, if_version: int) -> None:
-        await asyncio.to_thread(records.delete_record, self._folders, job_id, if_version)
+        await _in_thread(records.delete_record, self._folders, job_id, if_version)
 
     async def jobs(self) -> Sequence[JobObjects]:
-        return await asyncio.to_thread(self._jobs)
+        return await _in_thread(self._jobs)
 
     def _jobs(self) -> list[JobObjects]:
         found = (self._job(JobId(name)) for name in names_in(self._folders.jobs))
@@ -231,6 +236,17 @@ class ProcessEngine:
             times.append(record.version / 1e6)  # it begins at the record's creation, and only counts from there
         other = tuple(name for name in names_in(self._folders.replicas(job_id)) if ref_of(name) is None)
         return JobObjects(job_id, record, refs, other, min(filter(None, times), default=None))
+
+
+async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """
+    :raises EngineError: also where the kernel refuses something: the state folder's disk is full, say.
+    """
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise EngineError(f"the state folder cannot be used: {where}{error.strerror or error}") from error
 
 
 async def _items(heard: asyncio.Event) -> AsyncIterator[None]:

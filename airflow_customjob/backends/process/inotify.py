@@ -44,6 +44,7 @@ class Inotify:
     def close(self) -> None:
         self._loop.remove_reader(self._handle)
         os.close(self._handle)
+        self._handle = -1  # its number may soon be another file's
 
     @contextmanager
     def listening(self, folder: Path, told: Told) -> Iterator[bool]:

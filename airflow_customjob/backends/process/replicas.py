@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -43,20 +44,26 @@ def create(folders: Folders, ref: ReplicaRef, request: Request) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             new = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
-            for folder in ("files", "work"):
-                (new / folder).mkdir()
-            (new / "request.json").write_text(json.dumps(request.as_dict()))
-            for path, content in request.files.items():
-                (new / "files" / os.path.basename(path)).write_text(content)
-            os.rename(new, target)
-        except FileNotFoundError:
-            continue  # somebody tidied the job's folder at this very moment
+            try:
+                _fill(new, request)
+                os.rename(new, target)
+            except BaseException:
+                shutil.rmtree(new, ignore_errors=True)
+                raise
         except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
-            if not target.exists():
-                raise EngineError(f"{target} cannot be made: {os.strerror(error.errno or 0)}") from None
+            # Somebody tidied the job's folder at this very moment, or made the same replica.
+            if error.errno != errno.ENOENT and not target.exists():
+                raise
         else:
             (folders.events / ref.name).touch(0o600)
+
+
+def _fill(folder: Path, request: Request) -> None:
+    for name in ("files", "work"):
+        (folder / name).mkdir()
+    (folder / "request.json").write_text(json.dumps(request.as_dict()))
+    for path, content in request.files.items():
+        (folder / "files" / os.path.basename(path)).write_text(content, "utf-8", "surrogateescape")
 
 
 def startable(folders: Folders, refs: Sequence[ReplicaRef]) -> list[ReplicaRef]:

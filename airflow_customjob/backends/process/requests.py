@@ -47,7 +47,13 @@ def request_of(
     :param hide_gpus: a replica without a lease sees none.
     """
     paths = {path: os.fspath(folder / "files" / os.path.basename(path)) for path, _ in replica.files}
-    env = {name: paths.get(value, value) for name, value in replica.env}
+
+    def local(text: str) -> str:
+        for path, real in paths.items():
+            text = text.replace(path, real)
+        return text
+
+    env = {name: local(value) for name, value in replica.env}
     environment = plan.prepared.artifacts.get(str(replica.pool), "")
     if environment:
         env["VIRTUAL_ENV"] = environment
@@ -55,7 +61,7 @@ def request_of(
         env[GPUS] = ",".join(gpus)
     return Request(
         digest=plan.digest,
-        argv=(*replica.command, *replica.args),
+        argv=tuple(local(text) for text in (*replica.command, *replica.args)),
         env=env,
         path=os.path.join(environment, "bin") if environment else "",
         cwd=os.fspath(folder / "work"),
