@@ -53,7 +53,8 @@ class JobRecord:
     """Everything needed to go on with a job, or to report its end.
 
     :param generation: counts claims that started the job anew, from 1.
-    :param attempt: counts restarts of the whole job in this generation, from 0.
+    :param attempt: counts how often all replicas of this generation were made anew, from 0.
+    :param queued: how many of those attempts were given back unstarted because the engine had no room.
     :param engine: identity of the engine that keeps this record.
     :param digest: of the request.
     :param prepared: None until the engine has prepared this generation.
@@ -73,6 +74,7 @@ class JobRecord:
     create_time: float
     update_time: float
     attempt: int = 0
+    queued: int = 0
     state: JobState = JobState.JOB_STATE_QUEUED
     prepared: Prepared | None = None
     unlaunched: tuple[str, ...] | None = None
@@ -83,6 +85,11 @@ class JobRecord:
     end_time: float | None = None
     error: JobError | None = None
     format: int = FORMAT
+
+    @property
+    def job_restarts(self) -> int:
+        """How often the whole job was restarted in this generation."""
+        return self.attempt - self.queued
 
     def ref(self, replica: str) -> ReplicaRef:
         """The present incarnation of a replica."""

@@ -231,7 +231,7 @@ def is_retryable(status: ReplicaStatus) -> bool:
 
 
 def may_restart_job(plan: JobPlan, record: JobRecord) -> bool:
-    return not plan.disable_retries and record.attempt < MAX_JOB_RESTARTS
+    return not plan.disable_retries and record.job_restarts < MAX_JOB_RESTARTS
 
 
 def deadline(plan: JobPlan, record: JobRecord) -> float:
@@ -282,7 +282,7 @@ def _restart_job(
         unlaunched=None,
         restarts={},
         failed=why,
-        message=f"the whole job starts again ({record.attempt + 1} of {MAX_JOB_RESTARTS}): {cause}",
+        message=f"the whole job starts again ({record.job_restarts + 1} of {MAX_JOB_RESTARTS}): {cause}",
     )
     return Decision(again, _sweep(plan, [*sight.present.values(), *sight.stale]), wake_at=now)
 
@@ -341,15 +341,19 @@ def _prepare(plan: JobPlan, record: JobRecord, seen: Observation, now: float) ->
 
 
 def _queue(plan: JobPlan, record: JobRecord, sight: _Sight, why: str, now: float) -> Decision:
-    """The engine has no room now: give back what was created, so that two jobs never hold half of what each needs."""
-    created = [s for name, s in sight.present.items() if name in sight.unlaunched]
-    nothing_ran = len(sight.unlaunched) == len(plan.replicas)
-    pending = record.state is JobState.JOB_STATE_PENDING
-    state = JobState.JOB_STATE_QUEUED if pending and nothing_ran else record.state
-    waiting = (
-        record if (record.message, record.state) == (why, state) else touched(record, now, state=state, message=why)
-    )
-    return Decision(waiting, _sweep(plan, [*created, *sight.stale]), wake_at=deadline(plan, record))
+    """The engine has no room now: tell it; a gang gives back what was created, so that two jobs never hold half of what each needs.
+
+    What is given back counts as an attempt: another supervisor may be about to start it, and is then overtaken.
+    """
+    if not plan.options.gang or len(sight.unlaunched) < len(plan.replicas):
+        told = record if record.message == why else touched(record, now, message=why)
+        return Decision(told, wake_at=now) if told != record else _drive(plan, record, sight, now)
+    if sight.present:
+        record = touched(record, now, attempt=record.attempt + 1, queued=record.queued + 1, unlaunched=None)
+    state = JobState.JOB_STATE_QUEUED if record.start_time is None else record.state
+    if (record.state, record.message) != (state, why):
+        record = touched(record, now, state=state, message=why)
+    return Decision(record, _sweep(plan, [*sight.present.values(), *sight.stale]), wake_at=now)
 
 
 def _drive(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decision:

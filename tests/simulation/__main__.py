@@ -32,7 +32,7 @@ def play_all(seeds: range) -> tuple[list[tuple[int, str]], Counter[str]]:
         ends["excused"] += simulation.witness.excused
         for _, record in simulation.witness.reports[-1:]:
             ends[record.state.short] += 1
-            ends["restarted"] += record.attempt > 0
+            ends["restarted"] += record.job_restarts > 0
     return broken, ends
 
 

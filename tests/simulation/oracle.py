@@ -95,6 +95,7 @@ class Oracle:
         written = [(at, record) for at, record in self._records if record.generation == generation]
         ends = [(at, record) for at, record in written if record.state in FINAL]
         last = written[-1][1]
+        self._queued = {record.attempt: record.queued for _, record in written}
         lives = self._lives(generation)
         for life in lives:
             if life.ref.attempt or life.ref.restart:
@@ -174,10 +175,12 @@ class Oracle:
         scenario = self._scenario
         if scenario.disable_retries:
             return True
-        return (scenario.restart_job_on_worker_restart or life.ref.restart >= 5) and life.ref.attempt >= 3
+        return (scenario.restart_job_on_worker_restart or life.ref.restart >= 5) and not self._may_restart_job(
+            life.ref.attempt
+        )
 
     def _may_restart_job(self, attempt: int) -> bool:
-        return not self._scenario.disable_retries and attempt < 3
+        return not self._scenario.disable_retries and attempt - self._queued[attempt] < 3
 
     @staticmethod
     def _agrees(record: JobRecord, end: End) -> bool:
@@ -201,6 +204,10 @@ class Oracle:
                 raise Broken(f"{ref.name} exists although the incarnation before it was not lost")
             return
         before = [o for o in lives if o.ref.attempt == ref.attempt - 1]
+        if self._queued[ref.attempt] > self._queued[ref.attempt - 1]:
+            if any(o.started_at is not None for o in before):
+                raise Broken(f"{ref.name} exists as if the attempt before it had only waited")
+            return
         crashed = any(o.runs_job_again for o in self._deciders(before, life.created_at))
         lost = [o for o in before if (gone := self._lost_at(o)) is not None and gone <= life.created_at]
         spent = any(o.ref.restart >= 5 or self._scenario.restart_job_on_worker_restart for o in lost)

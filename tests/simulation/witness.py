@@ -163,11 +163,12 @@ class Witness:
             process.knows = version
         if self._scenario.prunes:
             return
-        self.demand(record.attempt <= MAX_JOB_RESTARTS, f"the whole job is restarted {record.attempt} times")
+        again = record.attempt - record.queued
+        self.demand(again <= MAX_JOB_RESTARTS, f"the whole job is restarted {again} times")
         most = max(record.restarts.values(), default=0)
         self.demand(most <= MAX_REPLICA_RESTARTS, f"a replica is restarted {most} times")
         if self._scenario.disable_retries:
-            self.demand(not record.attempt and not most, "a job without retries is restarted")
+            self.demand(not again and not most, "a job without retries is restarted")
         if record.state is R and (before is None or before.state is not R):
             missing = self._expected - self._started[record.generation, record.attempt]
             self.demand(not missing, f"the job is RUNNING although {sorted(missing)} never started")

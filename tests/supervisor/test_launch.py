@@ -73,13 +73,22 @@ def test_no_room_means_queued_and_nothing_is_held() -> None:
     decision = job.decide(job.statuses(others=CREATED, w1=None), busy="every GPU is leased")
     assert (decision.record.state, decision.record.message) == (Q, "every GPU is leased")
     assert decision.actions == (Remove(job.refs("workerpool0-0", "workerpool1-0")),)
+    assert (decision.record.attempt, decision.record.queued, decision.record.job_restarts) == (1, 1, 0)
+
+
+def test_no_room_and_nothing_to_give_back() -> None:
+    job = prepared_job()
+    first = job.decide((), busy="every GPU is leased").record
+    assert (first.state, first.message, first.attempt) == (Q, "every GPU is leased", 0)
+    again = job.but(state=Q, message="every GPU is leased")
+    assert again.decide((), busy="every GPU is leased").record == again.record
 
 
 def test_no_room_for_one_that_comes_back_leaves_the_others_at_work() -> None:
     job = running_job().but(restarts={"workerpool1-1": 1}, unlaunched=("workerpool1-1",))
     decision = job.decide(job.statuses(w1=None), busy="every GPU is leased")
     assert (decision.record.state, decision.record.message) == (R, "every GPU is leased")
-    assert decision.actions == ()
+    assert (decision.record.attempt, decision.actions) == (0, ())
 
 
 def test_out_of_the_queue_when_it_is_launched() -> None:
@@ -116,3 +125,9 @@ def test_a_job_of_which_something_runs_is_not_queued() -> None:
     job = prepared_job(options=NOT_A_GANG).but(unlaunched=("workerpool1-1",))
     record = job.decide(job.statuses(w1=None), busy="every GPU is leased").record
     assert (record.state, record.message) == (P, "every GPU is leased")
+
+
+def test_a_restarted_job_that_finds_no_room_stays_running() -> None:
+    job = running_job().but(attempt=1, unlaunched=None)
+    record = job.decide(job.statuses(others=CREATED, w1=None), busy="every GPU is leased").record
+    assert (record.state, record.attempt, record.job_restarts) == (R, 2, 1)

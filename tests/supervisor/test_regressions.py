@@ -19,7 +19,8 @@ from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.supervisor.claims import cancel_job
 from airflow_customjob.supervisor.ownership import Canceller
 from airflow_customjob.supervisor.record import Owner
-from tests.supervisor.jobs import JOB, C, F, S, lost, prepared_job, request, running_job
+from airflow_customjob.supervisor.rules import Start
+from tests.supervisor.jobs import CREATED, JOB, C, F, S, lost, prepared_job, request, running_job
 from tests.supervisor.world import Told, beside, happenings, refs, run_job, supervisor, written_at
 
 WORKERS_RUN = {"workerpool1-0": runs_for_ever(), "workerpool1-1": runs_for_ever()}
@@ -104,6 +105,18 @@ def test_two_supervisors_of_a_full_engine_do_not_take_from_each_other() -> None:
 
     run_in_virtual_time(main())
     assert len(world.history) < 60
+
+
+def test_what_is_given_back_is_not_started_by_somebody_else_meanwhile() -> None:
+    """One supervisor removed what another one had just been allowed to start: a loss, or a failure (seed 1041567)."""
+    job = prepared_job()
+    first, second = (
+        job.decide(job.statuses(others=CREATED, w1=None), busy="full"),
+        job.decide(job.statuses(others=CREATED)),
+    )
+    assert isinstance(second.actions[0], Start)
+    assert first.record != job.record, "both write, so one of them is overtaken"
+    assert not set(first.record.refs(job.plan)) & set(job.refs()), "and what is made next has other names"
 
 
 def test_the_primary_s_end_is_seen_while_the_log_of_a_lost_replica_hangs() -> None:
