@@ -1,6 +1,19 @@
-"""How the documentation is built: Markdown pages, and a reference from the docstrings."""
+"""How the documentation is built: Markdown pages, a reference from the docstrings, and tables that follow from the code."""
+
+import os
+import sys
+from pathlib import Path
 
 from airflow_customjob import __version__
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+# The operators' page imports Airflow, which makes itself a home.
+os.environ.setdefault("AIRFLOW_HOME", str(HERE / "_build" / "airflow"))
+
+import tables  # noqa: E402 - it lies beside this file
+
+tables.write(HERE / "_build" / "generated")
 
 project = "airflow-customjob"
 author = "the airflow-customjob authors"
@@ -15,6 +28,7 @@ myst_heading_anchors = 3
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
 # Types of other packages have no page here to point to.
 suppress_warnings = ["ref.python", "sphinx_autodoc_typehints"]
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +28,8 @@ BEGIN, END = "<!-- begin: python docs/tables.py -->", "<!-- end -->"
 
 POOL = "job_spec.worker_pool_specs"
 HONOURED = {
-    "display_name": "names the job in `list`, logs and labels",
-    "labels": "become labels of the job's objects on the engine",
+    "display_name": "names the job for people; any number of jobs may have the same",
+    "labels": "are kept in the job's record; on Docker its containers have them too, as `customjob.label.NAME`",
     f"{POOL}.replica_count": "so many replicas, `workerpool1-0` and on; all are created before any starts",
     f"{POOL}.container_spec.image_uri": "pulled where it is missing; `image_map` puts another name in its place",
     f"{POOL}.container_spec.command": "replaces the image's ENTRYPOINT, and drops its CMD",
@@ -138,6 +139,18 @@ def transition_table() -> str:
     return "\n".join(lines)
 
 
+def commands() -> str:
+    """The help of every ``customjob`` command, and the exit codes once."""
+    from airflow_customjob.cli import arguments, exits
+
+    os.environ["COLUMNS"] = "110"
+    parts = [f"```text\n{exits.HELP}\n```"]
+    for name, parser in arguments.parser()._subparsers._group_actions[0].choices.items():
+        text = parser.format_help().replace(exits.HELP, "").rstrip()
+        parts.append(f"## customjob {name}\n\n```text\n{text}\n```")
+    return "\n\n".join(parts)
+
+
 # -- the state diagram ----------------------------------------------------------------------------------------------
 
 PLACES = {
@@ -206,6 +219,7 @@ def write(folder: Path) -> None:
         ("fields.md", field_table()),
         ("options.md", option_table()),
         ("transitions.md", transition_table()),
+        ("cli.md", commands()),
         ("states.svg", state_diagram()),
     ):
         path = folder / name

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-
-from google.protobuf.message import Message
+from typing import TYPE_CHECKING
 
 from airflow_customjob.plan.types import Capabilities, FieldSupport, Note, Support
-from airflow_customjob.spec.message import CustomJob
 from airflow_customjob.spec.problem import Problem
+
+if TYPE_CHECKING:  # a DAG that configures a backend imports this module
+    from google.protobuf.message import Message
+
+    from airflow_customjob.spec.message import CustomJob
 
 POOLS = "job_spec.worker_pool_specs"
 

@@ -1,0 +1,89 @@
+"""What the documentation says of the code follows from the code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from airflow_customjob.plan.capabilities import capabilities_of
+from airflow_customjob.spec.job_state import JobState
+from airflow_customjob.supervisor.rules import TRANSITIONS
+
+
+@pytest.fixture
+def tables(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(root / "docs")
+    import tables
+
+    yield tables
+    del sys.modules["tables"]
+
+
+def test_the_readmes_table_is_what_the_code_says(tables: Any, root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    assert readme == tables.readme_with(tables.readme_table(), readme), "run: .venv/bin/python docs/tables.py"
+
+
+def test_a_readme_without_a_place_for_the_table_is_an_error(tables: Any) -> None:
+    with pytest.raises(ValueError, match="has no lines <!-- begin"):
+        tables.readme_with("", "# nothing\n")
+
+
+def test_each_field_that_is_honoured_somewhere_is_explained_and_no_other(tables: Any) -> None:
+    special = [{row.path for row in capabilities_of(backend).fields} for backend in tables.BACKENDS]
+    honoured = {
+        path
+        for path, field in tables.fields()
+        if not tables.is_output(field) and any(path not in paths for paths in special)
+    }
+    assert set(tables.HONOURED) == honoured
+
+
+def test_only_fields_that_the_service_sets_are_called_output(tables: Any) -> None:
+    assert set(tables.OUTPUT) <= {path for path, field in tables.fields() if tables.is_output(field)}
+
+
+def test_every_row_of_the_backends_tables_is_shown(tables: Any) -> None:
+    shown = tables.field_table()
+    for backend in tables.BACKENDS:
+        for row in capabilities_of(backend).fields:
+            assert f"| `{tables.shown(row.path)}` |" in shown
+            assert row.note in shown
+
+
+def test_the_diagram_shows_every_transition_and_every_state_of_the_rules(tables: Any) -> None:
+    svg = ElementTree.fromstring(tables.state_diagram())
+    arrows = [path for path in svg.iter("{http://www.w3.org/2000/svg}path") if path.get("marker-end")]
+    names = {text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")}
+    assert len({path.get("d") for path in arrows}) == sum(map(len, TRANSITIONS.values()))
+    states = {*TRANSITIONS, *(to for follows in TRANSITIONS.values() for to in follows)}
+    assert names == {state.short for state in states}
+
+
+def test_the_transition_table_ends_in_the_terminal_states(tables: Any) -> None:
+    ended = re.findall(r"`(\w+)` \| nothing else", tables.transition_table())
+    assert ended
+    assert all(JobState[name].terminal for name in ended)
+
+
+def test_every_command_has_its_help_in_the_reference(tables: Any) -> None:
+    text = tables.commands()
+    for command in ("validate", "render", "run", "list", "describe", "logs", "cancel", "gc"):
+        assert f"## customjob {command}\n" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/command-line.md"])
+def test_the_spec_that_the_pages_run_is_one_and_valid(root: Path, page: str) -> None:
+    from airflow_customjob.spec import check
+
+    (text,) = re.findall(r"```yaml\n(displayName: hello\n.*?)```", (root / page).read_text(), re.DOTALL)
+    job, problems = check(text)
+    assert job is not None
+    assert not problems
+    assert text in (root / "README.md").read_text()
