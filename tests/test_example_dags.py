@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ EXAMPLES = {"example_custom_job", "example_digits"}
 
 
 def _airflow(root: Path, home: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    home.mkdir(exist_ok=True)
     return subprocess.run(
         [sys.executable, *args],
+        cwd=home,  # not the checkout, which Python would import from
         env=os.environ
         | {
             "AIRFLOW_HOME": str(home),
@@ -133,3 +136,31 @@ def test_the_trainer_finds_its_place(
 
     cluster = cluster_of(environ)
     assert (cluster.rank, cluster.size, cluster.primary) == (rank, size, primary)
+
+
+FIND = """
+import json
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.dag_processing.dagbag import BundleDagBag
+bundle = DagBundlesManager().get_bundle("airflow-customjob-example-dags")
+bag = BundleDagBag(bundle.path, bundle_path=bundle.path)
+print(json.dumps([str(bundle.path), sorted(bag.dag_ids), bag.import_errors]))
+"""
+
+
+@pytest.mark.slow
+def test_airflow_lists_the_examples_of_the_installed_wheel(root: Path, tmp_path: Path) -> None:
+    """Regression: a top-level folder of the checkout is not where Airflow looks."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    assert subprocess.run(build, cwd=root, capture_output=True).returncode == 0
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    done = _airflow(
+        root, tmp_path / "home", "-c", FIND, PYTHONPATH=str(tmp_path / "site"), AIRFLOW__CORE__LOAD_EXAMPLES="True"
+    )
+    assert done.returncode == 0, done.stderr
+    path, dag_ids, import_errors = json.loads(done.stdout.splitlines()[-1])
+    assert path == str(tmp_path / "site" / "airflow_customjob" / "example_dags")
+    assert set(dag_ids) == EXAMPLES
+    assert import_errors == {}
