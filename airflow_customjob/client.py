@@ -425,17 +425,20 @@ class CustomJobClient:
         """See :meth:`AsyncCustomJobClient.list`."""
         return _run(self._client.list())
 
-    def cancel(self, job_id: str, *, generation: int | None = None, wait: bool = True, **how: Any) -> Job:
+    def cancel(
+        self, job_id: str, *, generation: int | None = None, wait: bool = True, say: Say = log.info, **how: Any
+    ) -> Job:
         """Cancel a job.
 
         :param wait: carry it out, until nothing of the job is left; otherwise whoever supervises it does.
+        :param say: takes lines of progress.
         :raises NoSuchJob: there is none.
         """
 
         async def main() -> Job:
             _, job = await self._client.cancel(job_id, generation=generation, **how)
             if wait and job.state is JobState.JOB_STATE_CANCELLING:
-                return await self._client.supervise(job.job_id)
+                return await self._client.supervise(job.job_id, say=say)
             return job
 
         return _run(main())

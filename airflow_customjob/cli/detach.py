@@ -1,0 +1,56 @@
+"""Leaving a job to a process of its own, which outlives the terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+HOLD = 1.0
+"""Seconds that a detached job's ended replicas are kept for whoever follows its log."""
+
+
+def log_file(job_id: str) -> Path:
+    """Where the process of a detached job writes all that ``run`` would show."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "customjob" / "detached" / f"{job_id}.log"
+
+
+def leave(job_id: str, backend_arguments: Sequence[str]) -> Path:
+    """Start a process in a session of its own that supervises this job.
+
+    :param backend_arguments: as the command line names the backend.
+    :returns: its log file, which only this user can read.
+    """
+    path = log_file(job_id)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", "airflow_customjob.cli", "supervise", job_id, "--progress", "plain"]
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
+        subprocess.Popen(
+            [*command, "--hold", str(HOLD), *backend_arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    return path
+
+
+def kept_lines(job_id: str, replica: str | None, tail: int | None) -> Iterator[str] | None:
+    """The replicas' lines in a detached job's log file; None: this host has no such file.
+
+    :param tail: only so many last lines of each replica.
+    """
+    try:
+        text = log_file(job_id).read_text("utf-8", "replace")
+    except OSError:
+        return None
+    lines = [(line.partition(": ")[0], line) for line in text.split("\n") if line.startswith("workerpool")]
+    lines = [(name, line) for name, line in lines if replica in (None, name)]
+    if tail is not None:
+        seen: Counter[str] = Counter()
+        lines = [pair for pair in reversed(lines) if (seen.update([pair[0]]), seen[pair[0]] <= tail)[1]][::-1]
+    return (line for _, line in lines)

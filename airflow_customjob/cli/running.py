@@ -1,0 +1,185 @@
+"""Commands that drive a job: ``run`` and ``supervise``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_customjob.cli import arguments, exits
+from airflow_customjob.cli.progress import Reporter, reporting
+
+if TYPE_CHECKING:
+    from airflow_customjob.client import AsyncCustomJobClient, Job
+    from airflow_customjob.plan.types import JobId
+    from airflow_customjob.supervisor.record import Owner
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What cancels a job; one that was ignored when the command started (``nohup``) stays so."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """``customjob run``."""
+    from airflow_customjob.client import AsyncCustomJobClient
+    from airflow_customjob.plan.identity import new_job_id
+
+    _set_up_logging(args)
+    client = AsyncCustomJobClient(arguments.backend(args))
+    options = arguments.job_options(args)
+    from airflow_customjob.cli.reading import job_or_error
+
+    spec, problems = job_or_error(args)
+    job_id = args.job_id or new_job_id()
+
+    async def main(reporter: Reporter) -> Job:
+        for problem in problems:
+            reporter.say(str(problem))
+        owner = await _owner(client, job_id)
+        given = {str(problem) for problem in problems}
+        return await client.run(
+            spec,
+            options,
+            job_id=job_id,
+            owner=owner,
+            sink=reporter.line,
+            say=lambda text: None if text in given else reporter.say(text),
+            on_change=reporter.change,
+        )
+
+    async def submit() -> JobId:
+        _, job = await client.submit(spec, options, job_id=job_id, owner=await _owner(client, job_id), say=_warn)
+        return job.job_id
+
+    if args.detach:
+        return _detach(args, asyncio.run(submit()))
+    return _drive(args, client, job_id, main)
+
+
+def supervise(args: argparse.Namespace) -> int:
+    """``customjob supervise``."""
+    from airflow_customjob.client import AsyncCustomJobClient
+
+    _set_up_logging(args)
+    client = AsyncCustomJobClient(arguments.backend(args))
+
+    async def main(reporter: Reporter) -> Job:
+        record = (await client.get(args.job_id)).record
+        return await client.drive(
+            args.job_id,
+            owner=record.owner,
+            generation=record.generation,
+            sink=reporter.line,
+            say=reporter.say,
+            on_change=reporter.change,
+            hold_removal=args.hold,
+        )
+
+    return _drive(args, client, args.job_id, main)
+
+
+async def _owner(client: AsyncCustomJobClient, job_id: JobId) -> Owner:
+    """A later try of whoever has the job, so that the same spec adopts it; else somebody new."""
+    from airflow_customjob.client import NoSuchJob, new_owner
+
+    owner = new_owner()
+    try:
+        held = (await client.get(job_id)).record.owner
+    except NoSuchJob:
+        return owner
+    return replace(
+        owner,
+        try_number=held.try_number + 1,
+        max_tries=held.max_tries,
+        clear_number=held.clear_number,
+        where=held.where,
+    )
+
+
+def _drive(args: argparse.Namespace, client: AsyncCustomJobClient, job_id: JobId, main: Any) -> int:
+    """Drive a job to its end, show it, and give the exit code."""
+    with reporting(args.progress) as reporter:
+        job = asyncio.run(_until_interrupted(main(reporter), client, job_id, reporter))
+    if job is None:
+        return exits.INTERRUPTED
+    if args.output == "json":
+        print(json.dumps(job.to_json(), indent=2))
+    else:
+        from airflow_customjob.cli.shown import summary
+
+        print(summary(job))
+    return exits.OF_STATE.get(job.state, exits.FAILED)
+
+
+async def _until_interrupted(
+    driving: Coroutine[Any, Any, Job], client: AsyncCustomJobClient, job_id: JobId, reporter: Reporter
+) -> Job | None:
+    """The ended job, also where a signal ended it; None where a second signal left it as it was."""
+    from airflow_customjob.client import NoSuchJob
+
+    task = asyncio.ensure_future(driving)
+    interrupts = 0
+
+    def interrupted() -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts == 1:
+            reporter.say(f"interrupted: cancelling job {job_id}; interrupt again to leave it as it is")
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, interrupted)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if interrupts > 1:
+            _say_what_stays(client, job_id, reporter)
+            return None
+    try:
+        return await client.get(job_id)
+    except NoSuchJob:
+        reporter.say("interrupted before anything was created")
+        return None
+
+
+def _say_what_stays(client: AsyncCustomJobClient, job_id: JobId, reporter: Reporter) -> None:
+    left = [status.ref.name for status in reporter.replicas if not status.ended]
+    shown = f"; perhaps still there: {', '.join(left[:10])}{' ...' if len(left) > 10 else ''}" if left else ""
+    name = client.backend.name
+    reporter.say(f"job {job_id} was left as it is{shown}")
+    reporter.say(
+        f"`customjob cancel --backend {name} {job_id}` ends it, `customjob supervise --backend {name} {job_id}` goes on"
+    )
+
+
+def _detach(args: argparse.Namespace, job_id: JobId) -> int:
+    from airflow_customjob.cli.detach import leave
+
+    path = leave(job_id, _backend_arguments(args))
+    print(f"customjob: its process writes to {path}; follow it with `customjob logs -f {job_id}`", file=sys.stderr)
+    print(job_id)
+    return exits.OK
+
+
+def _backend_arguments(args: argparse.Namespace) -> list[str]:
+    from airflow_customjob.settings import setting
+
+    given = [f"--backend-option={key}={json.dumps(value)}" for key, value in args.backend_option]
+    return ["--backend", args.backend or setting("default_backend"), *given]
+
+
+def _warn(text: str) -> None:
+    print(f"customjob: {text}", file=sys.stderr)
+
+
+def _set_up_logging(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.WARNING, format="customjob: %(message)s", stream=sys.stderr)
+    if args.verbose:
+        logging.getLogger("airflow_customjob").setLevel(logging.DEBUG)
