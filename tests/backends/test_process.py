@@ -791,15 +791,24 @@ def test_a_writer_that_died_holding_the_lock_is_no_hindrance_and_a_frozen_one_is
     on(adapter, check)
 
 
-def test_a_lock_whose_file_was_removed_is_not_held_by_two(folders: Folders) -> None:
-    from airflow_customjob.backends.process.folders import locked
+def test_a_lock_whose_file_was_removed_is_not_held_by_two(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last holder removes it while the next has it open already."""
+    from airflow_customjob.backends.process import folders as module
 
     folders.make()
     path = folders.root / "a lock"
-    with locked(path):
-        path.unlink()
-        with locked(path), path.open() as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock, calls = module._try_lock, []
+
+    def removed_before_it_is_locked(file: int) -> bool:
+        calls.append(file)
+        if len(calls) == 1:
+            path.unlink()
+        return lock(file)
+
+    monkeypatch.setattr(module, "_try_lock", removed_before_it_is_locked)
+    with module.locked(path), path.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert len(calls) == 2
 
 
 # -- configuration ----------------------------------------------------------------------------------------------------
