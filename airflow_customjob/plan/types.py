@@ -179,6 +179,18 @@ class Package:
 
 
 @dataclass(frozen=True)
+class NfsMount:
+    """A share that each replica of a pool finds at ``/mnt/nfs/<mount_point>``.
+
+    :param path: exported by the server.
+    """
+
+    server: str
+    path: str
+    mount_point: str
+
+
+@dataclass(frozen=True)
 class PoolPlan:
     """A worker pool.
 
@@ -190,6 +202,8 @@ class PoolPlan:
     :param package: set for a ``python_package_spec``.
     :param resources: of each replica.
     :param machine_type: as the spec names it.
+    :param disk_gb: size of the boot disk in GiB; 0: no wish.
+    :param nfs_mounts: shares that its replicas mount.
     """
 
     index: int
@@ -200,6 +214,8 @@ class PoolPlan:
     package: Package | None
     resources: Resources
     machine_type: str = ""
+    disk_gb: int = 0
+    nfs_mounts: tuple[NfsMount, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,6 +260,7 @@ class JobPlan:
     :param timeout: seconds of running after which the job ends.
     :param disable_retries: no restart of any kind.
     :param restart_job_on_worker_restart: a lost replica restarts the whole job.
+    :param service_account: as the spec names it, an e-mail address; empty: none.
     :param notes: all that is not simply as on Vertex AI.
     """
 
@@ -260,6 +277,7 @@ class JobPlan:
     options: JobOptions
     prepared: Prepared
     labels: tuple[tuple[str, str], ...] = ()
+    service_account: str = ""
     notes: tuple[Note, ...] = ()
 
     @property
