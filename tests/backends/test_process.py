@@ -7,6 +7,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,21 @@ def test_removing_needs_no_shim(adapter: ProcessAdapter, folders: Folders) -> No
         await bench.engine.remove([ref])
         assert marked(folders) == []
         assert not await bench.engine.observe(bench.job_id)
+
+    on(adapter, check)
+
+
+def test_deleting_the_state_folder_ends_what_runs(adapter: ProcessAdapter, folders: Folders) -> None:
+    """Nobody could find it any more: it would run for ever."""
+
+    async def check(bench: Bench) -> None:
+        _, refs = await bench.launched(stubborn(), shell("cd /; echo ready; sleep 1010"))
+        for ref in refs:
+            await bench.until_it_says(ref, "ready")
+        shims = [shim_pid(folders, ref) for ref in refs]
+        await asyncio.to_thread(shutil.rmtree, folders.jobs)
+        await eventually(lambda: not any(map(alive, shims)))
+        assert marked(folders) == []
 
     on(adapter, check)
 

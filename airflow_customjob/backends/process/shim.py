@@ -9,6 +9,7 @@ A shim
  * is the subreaper of all that its command starts, so that nothing gets away by forking or by a session of its own;
  * writes what the command prints to ``log``, each line after the time of its first byte;
  * passes SIGTERM on to the command, to it alone as a container's engine does; at SIGUSR1 it kills everything;
+ * kills everything also when its replica's folder is deleted: nobody could find it any more;
  * when the command has ended, kills what that left behind, empties the pipe, and writes ``exit.json``. Then it ends.
 
 Whoever listens to the replica's file in ``events`` hears of the start (it is written to) and of the end (it is closed).
@@ -87,7 +88,7 @@ class Shim:
         os.set_blocking(self.wake, False)
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGIO):
             signal.signal(number, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
@@ -107,6 +108,7 @@ class Shim:
             return
         if not claimed:
             return
+        self.notice_deletion()
         log = Log(self.path("log"))
         out = self.start(request)
         os.write(event, b".")
@@ -129,6 +131,14 @@ class Shim:
         finally:
             os.unlink(mine)
         return True
+
+    def notice_deletion(self) -> None:
+        """By SIGIO; not by inotify, of which a user has 128 handles, and there may be more shims."""
+        try:
+            folder = os.open(self.folder, os.O_RDONLY)  # open until the end
+            fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_MULTISHOT)
+        except OSError:
+            pass  # gone already, and whoever removes it looks for us; or a kernel without
 
     # -- the command ------------------------------------------------------------------------------------------------
 
@@ -211,7 +221,7 @@ class Shim:
             return
         if signal.SIGTERM in numbers:
             os.kill(self.child, signal.SIGTERM)
-        if signal.SIGUSR1 in numbers:
+        if signal.SIGUSR1 in numbers or (signal.SIGIO in numbers and not os.path.exists(self.path("claim"))):
             self.killed = True
             self.kill_all()
 
