@@ -64,6 +64,13 @@ _EMULATED = {
         f"{POOLS}.machine_spec.accelerator_type": "the GPUs are those of the backend's gpus, of whatever type",
         f"{POOLS}.machine_spec.accelerator_count": "GPUs are leased from the backend's gpus, distinct across jobs",
     },
+    "kubernetes": {
+        "job_spec.service_account": "replicas run as the ServiceAccount of the namespace that is called what stands before the @",
+        f"{POOLS}.machine_spec.machine_type": "its vCPUs and memory, times the backend's request_share, are requested of the "
+        "node, or what machine_types says; memory is limited with memory_limits only",
+        f"{POOLS}.machine_spec.accelerator_type": "the GPUs are those of whatever nodes machine_types or pod_template select",
+        f"{POOLS}.disk_spec": "its size is an ephemeral-storage request; its type is the node's",
+    },
 }
 _BACKENDS: dict[str, tuple[bool, bool, dict[str, str], dict[str, str]]] = {
     # name: loopback, isolated, refused, emulated
@@ -79,6 +86,7 @@ _BACKENDS: dict[str, tuple[bool, bool, dict[str, str], dict[str, str]]] = {
         {**_REFUSED_EVERYWHERE, **_REFUSED_ON_ONE_HOST},
         {**_EMULATED_EVERYWHERE, **_EMULATED["docker"]},
     ),
+    "kubernetes": (False, True, _REFUSED_EVERYWHERE, {**_EMULATED_EVERYWHERE, **_EMULATED["kubernetes"]}),
     "fake": (False, True, {}, {}),
 }
 
@@ -99,11 +107,11 @@ def support_problems(job: CustomJob, capabilities: Capabilities, ignore_fields: 
     """Each field of the job that the backend cannot honour and the user did not name."""
     table = {row.path: row for row in capabilities.fields if row.support is Support.REFUSED}
     known = {row.path for row in capabilities.fields}
+    names = sorted(map(short_path, known))
     problems = [
         Problem(
             "ignore_fields",
-            f"{name!r} is no field that {capabilities.backend} treats differently from Vertex AI; "
-            f"there are: {', '.join(sorted(map(short_path, known))) or 'none'}",
+            f"{name!r} is no field that {capabilities.backend} treats differently from Vertex AI{_meant(name, names)}",
             name,
             "ignore-fields",
         )
@@ -118,6 +126,14 @@ def support_problems(job: CustomJob, capabilities: Capabilities, ignore_fields: 
                 Problem(shown, f"cannot be honoured on {capabilities.backend}: {row.note}{hint}", None, "not-honoured")
             )
     return problems
+
+
+def _meant(name: str, names: list[str]) -> str:
+    from airflow_customjob.spec.schema import nearest_name
+
+    last = {known.rpartition(".")[2]: known for known in names}
+    near = nearest_name(name.rpartition(".")[2], list(last))
+    return f"; did you mean {last[near]!r}?" if near else f"; there are: {', '.join(names) or 'none'}"
 
 
 def support_notes(job: CustomJob, capabilities: Capabilities, ignore_fields: tuple[str, ...]) -> list[Note]:

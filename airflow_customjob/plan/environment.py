@@ -140,7 +140,7 @@ def directory_variables(output_uri_prefix: str, trial_id: str | None) -> dict[st
     """AIP_* directories; none without base_output_directory. The slash at the end is part of the value."""
     if not output_uri_prefix:
         return {}
-    base = output_uri_prefix.rstrip("/") + "/"
+    base = output_uri_prefix if output_uri_prefix.endswith("/") else f"{output_uri_prefix}/"
     if trial_id is not None:
         base += f"{trial_id}/"
     return {

@@ -19,6 +19,7 @@ from airflow_customjob.plan.types import (
     JobOptions,
     JobPlan,
     JobRequest,
+    NfsMount,
     Note,
     Package,
     PoolPlan,
@@ -45,8 +46,13 @@ def make_request(job: CustomJob, options: JobOptions | None = None) -> JobReques
 
 
 def request_digest(request: JobRequest) -> str:
-    """sha256 of all that was asked for; equal digests ask for the same job."""
-    text = json.dumps([request.job, asdict(request.options)], sort_keys=True, default=list)
+    """sha256 of all that was asked for; equal digests ask for the same job.
+
+    Options that were not chosen are left out: a version that knows more of them adopts the jobs of one that does not.
+    """
+    default = asdict(JobOptions())
+    chosen = {name: value for name, value in asdict(request.options).items() if value != default[name]}
+    text = json.dumps([request.job, chosen], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -88,10 +94,12 @@ def plan_or_problems(
     directories = environment.directory_variables(
         job.job_spec.base_output_directory.output_uri_prefix, options.trial_id
     )
-    replicas = tuple(
-        _replica(pool, rank, member, host, cluster, job_id, options, directories)
+    seats = [
+        _Seat(pool, rank, member, host)
         for rank, ((pool, _), member, host) in enumerate(zip(places, members, hosts, strict=True))
-    )
+    ]
+    context = _Context(cluster, job_id, options, directories)
+    replicas = tuple(_replica(seat, context) for seat in seats)
     problems = [
         *support_problems(job, capabilities, options.ignore_fields),
         *_command_problems(pools, capabilities),
@@ -115,7 +123,12 @@ def plan_or_problems(
         options=options,
         prepared=prepared,
         labels=tuple(sorted(job.labels.items())),
-        notes=(*support_notes(job, capabilities, options.ignore_fields), *_image_notes(pools)),
+        service_account=job.job_spec.service_account,
+        notes=(
+            *support_notes(job, capabilities, options.ignore_fields),
+            *_image_notes(pools),
+            *_override_notes(seats, context),
+        ),
     )
     return plan, []
 
@@ -159,6 +172,8 @@ def _pool(index: int, spec: WorkerPoolSpec, options: JobOptions) -> _Pool:
         package=package,
         resources=resources_of(spec.machine_spec),
         machine_type=spec.machine_spec.machine_type,
+        disk_gb=spec.disk_spec.boot_disk_size_gb,
+        nfs_mounts=tuple(NfsMount(mount.server, mount.path, mount.mount_point) for mount in spec.nfs_mounts),
     )
     env = tuple((variable.name, variable.value) for variable in task.env)
     path = f"job_spec.worker_pool_specs[{index}].{'python_package_spec' if is_package else 'container_spec'}"
@@ -207,40 +222,60 @@ def _addresses(
     return members, hosts, (hosts[0] if hosts else LOOPBACK, master_port)
 
 
-def _replica(
-    pool: _Pool,
-    rank: int,
-    member: Member,
-    host: str,
-    cluster: Cluster,
-    job_id: JobId,
-    options: JobOptions,
-    directories: Mapping[str, str],
-) -> ReplicaPlan:
-    variables = cluster.spec_variables(member, pool.work)
-    files: tuple[tuple[str, str], ...] = ()
-    if options.cluster_spec is ClusterSpec.FILE:
-        variables, files = environment.as_files(variables)
-    variables |= cluster.rank_variables(rank)
-    variables |= environment.service_variables(job_id, options, pool.work, container=pool.plan.package is None)
-    variables |= directories
-    variables["HOSTNAME"] = host
+@dataclass(frozen=True)
+class _Seat:
+    """Where a replica stands among the others."""
+
+    pool: _Pool
+    rank: int
+    member: Member
+    host: str
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What all replicas have in common."""
+
+    cluster: Cluster
+    job_id: JobId
+    options: JobOptions
+    directories: Mapping[str, str]
+
+
+def _replica(seat: _Seat, context: _Context) -> ReplicaPlan:
+    pool, member = seat.pool, seat.member
+    variables, files = _service_variables(seat, context)
     env = _with_user_variables(variables, pool.env)
 
     def expanded(texts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(expand(text, env) for text in texts) if options.expand_args else texts
+        return tuple(expand(text, env) for text in texts) if context.options.expand_args else texts
 
     return ReplicaPlan(
         name=f"{pool.plan.name}-{member.index}",
         pool=pool.plan.index,
         index=member.index,
-        rank=rank,
-        host=host,
+        rank=seat.rank,
+        host=seat.host,
         env=tuple(env.items()),
         command=expanded(pool.command),
         args=expanded(pool.args),
         files=files,
     )
+
+
+def _service_variables(seat: _Seat, context: _Context) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
+    """What Vertex AI sets, and what of it lies in files."""
+    variables = context.cluster.spec_variables(seat.member, seat.pool.work)
+    files: tuple[tuple[str, str], ...] = ()
+    if context.options.cluster_spec is ClusterSpec.FILE:
+        variables, files = environment.as_files(variables)
+    variables |= context.cluster.rank_variables(seat.rank)
+    variables |= environment.service_variables(
+        context.job_id, context.options, seat.pool.work, container=seat.pool.plan.package is None
+    )
+    variables |= context.directories
+    variables["HOSTNAME"] = seat.host
+    return variables, files
 
 
 def _with_user_variables(service: Mapping[str, str], user: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -290,6 +325,16 @@ def _secret_problems(pools: Sequence[_Pool], options: JobOptions) -> Iterator[Pr
                 yield Problem(
                     f"{pool.path}.env", f"{name} is in secret_env too: keep one of them", name, "secret-twice"
                 )
+
+
+def _override_notes(seats: Sequence[_Seat], context: _Context) -> Iterator[Note]:
+    """Vertex AI documents no reserved names: the user's variable wins, and who did not mean it is told."""
+    for seat in seats:
+        if seat.member.index == 0 and seat.pool.env:
+            variables, _ = _service_variables(seat, context)
+            path = f"{seat.pool.path.removeprefix('job_spec.')}.env"
+            for name in sorted(dict(seat.pool.env).keys() & variables):
+                yield Note(path, f"{name} takes the place of the variable that is set by itself")
 
 
 def _image_notes(pools: Sequence[_Pool]) -> Iterator[Note]:
