@@ -589,6 +589,26 @@ def test_being_killed_for_memory_is_told_from_being_killed(adapter: ProcessAdapt
         group.rmdir()
 
 
+def test_a_full_disk_does_not_cost_the_ending(adapter: ProcessAdapter, folders: Folders) -> None:
+    folders.root.mkdir(parents=True)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "customjob-test", str(folders.root)], check=False
+    )
+    if mount.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+
+    async def check(bench: Bench) -> None:
+        _, (ref,) = await bench.launched(shell("echo before; head -c 10000000 /dev/zero > fill; echo lost; exit 3"))
+        status = (await bench.ended())["workerpool0-0"]
+        assert (status.phase, status.exit_code) == (Phase.EXITED, 3)
+        assert (await bench.texts(ref))[0] == "before"
+
+    try:
+        on(adapter, check)
+    finally:
+        subprocess.run(["umount", str(folders.root)], check=True)
+
+
 def test_usage_counts_the_whole_tree(adapter: ProcessAdapter) -> None:
     async def check(bench: Bench) -> None:
         hold = "x = bytearray(60 << 20)\nwhile True: pass"

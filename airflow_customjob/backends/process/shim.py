@@ -109,6 +109,8 @@ class Shim:
         if not claimed:
             return
         self.notice_deletion()
+        with open(self.path(".exit.json"), "w") as file:
+            file.write(" " * 2000)  # room for the ending, should the disk be full by then
         log = Log(self.path("log"))
         out = self.start(request)
         os.write(event, b".")
@@ -252,7 +254,7 @@ class Shim:
         """A replica that was removed meanwhile has no folder any more; nobody asks how it ended."""
         new = self.path(".exit.json")
         try:
-            with open(new, "w") as file:
+            with open(new, "r+") as file:
                 json.dump({**self.ending, "phase": "exited", "at": time.time()}, file)
             os.link(new, self.path("exit.json"))
             os.unlink(new)
