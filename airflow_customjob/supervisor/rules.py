@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, repeat
 
 from airflow_customjob.backends.base import LaunchRefused, Observation, Phase, Reason, ReplicaRef, ReplicaStatus
 from airflow_customjob.plan.types import JobPlan
@@ -40,8 +40,8 @@ MAX_REPLICA_RESTARTS = 5
 """Restarts of one replica after the infrastructure took it away (Vertex AI: 'up to five restarts per worker')."""
 MAX_TOLD = 10
 """Failed or lost replicas that the record and the error tell of: the first ones are the cause, the others its echo."""
-MAX_WORDS, MAX_REFUSAL = 300, 4000
-"""Characters of an engine's words on one replica, and on why it refuses a job, that the record keeps."""
+FIRST_WORDS, FURTHER_WORDS, MAX_REFUSAL = 1000, 100, 4000
+"""Characters of an engine's words on the first failed replica, on each further one, and on a refusal, that the record keeps."""
 TELL_AGAIN = 2.0
 """Seconds between two changes of what the record tells of waiting: a thousand replicas start one after another."""
 
@@ -414,7 +414,8 @@ def _sweep(plan: JobPlan, statuses: Sequence[ReplicaStatus]) -> tuple[Action, ..
 
 def _told(statuses: Iterable[ReplicaStatus]) -> tuple[ReplicaStatus, ...]:
     """As many of them, and as many of the engine's words, as a record keeps."""
-    return tuple(replace(status, message=status.message[:MAX_WORDS]) for status in islice(statuses, MAX_TOLD))
+    limits = chain([FIRST_WORDS], repeat(FURTHER_WORDS, MAX_TOLD - 1))
+    return tuple(replace(s, message=s.message[:limit]) for s, limit in zip(statuses, limits, strict=False))
 
 
 # -- Vertex AI's sentences ------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from airflow_customjob.backends.base import Reason
+from airflow_customjob.supervisor.follow import FIRST_BYTES, FURTHER_BYTES
 from airflow_customjob.supervisor.record import encode
-from airflow_customjob.supervisor.rules import MAX_TOLD, MAX_WORDS, Remove, Stop
+from airflow_customjob.supervisor.rules import FIRST_WORDS, FURTHER_WORDS, MAX_TOLD, Remove, Stop
 from tests.supervisor.jobs import CREATED, T0, F, Shown, exited, running_job
 
 PLAIN = "The replica workerpool1-1 exited with a non-zero status of {}. Termination reason: {}."
@@ -68,7 +69,9 @@ def test_what_never_started_is_removed_and_not_stopped() -> None:
 
 def test_a_thousand_failures_are_told_by_the_first_ones() -> None:
     job = running_job(pools=(1, 999))
-    record = job.decide(job.statuses(others=exited(1, message="x" * 5000))).record
-    assert len(record.failed) == MAX_TOLD
-    assert all(len(status.message) == MAX_WORDS for status in record.failed)
+    worker = exited(1, at=T0 + 6, message="x" * 5000, last_lines=("y" * FURTHER_BYTES,))
+    first = exited(1, message="x" * 5000, last_lines=("y" * FIRST_BYTES,))
+    record = job.decide(job.statuses(others=worker, w7=first)).record
+    assert [len(status.message) for status in record.failed] == [FIRST_WORDS, *[FURTHER_WORDS] * (MAX_TOLD - 1)]
+    assert record.failed[0].ref.replica == "workerpool1-7"
     assert len(encode(record)) - len(encode(job.record)) < 16_000
