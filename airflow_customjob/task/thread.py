@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from enum import Enum
 from typing import Any, TypeVar
@@ -82,14 +82,16 @@ class SupervisorThread:
         thread = threading.Thread(target=context.run, args=(target,), name="customjob supervisor", daemon=True)
         thread.start()
         try:
-            thread.join()
+            return (
+                outcome.result()
+            )  # not thread.join(): one that a signal's exception leaves takes the thread for ended
         except BaseException:
-            self.tell(Stop.OVER)
-            thread.join(WIND_UP)
+            if not outcome.done():
+                self.tell(Stop.OVER)
+                wait([outcome], WIND_UP)
             raise
         finally:
             self._early = self._loop = None
-        return outcome.result()
 
     def tell(self, why: Stop) -> None:
         """Have the coroutine stop. Takes no lock and no time: a signal handler may call it."""

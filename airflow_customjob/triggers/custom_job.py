@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.configuration import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_customjob.supervisor.ownership import Canceller, Verdict
+from airflow_customjob.supervisor.ownership import ENDED_TASK, Canceller, Verdict
 from airflow_customjob.task.comms import ask_airflow
 from airflow_customjob.task.identity import Held, state_at
 
@@ -77,7 +77,7 @@ class CustomJobTrigger(BaseTrigger):
 
         where = Held.from_json(self.held).owner.where
         driver = await self._driver()
-        verdict = Verdict.ASK_AGAIN
+        verdict, state = Verdict.ASK_AGAIN, None
         with suppress(Fenced, NoSuchJob):
             while verdict is Verdict.ASK_AGAIN:
                 state = await ask_airflow(state_at, where)
@@ -92,7 +92,9 @@ class CustomJobTrigger(BaseTrigger):
                 if verdict is Verdict.ASK_AGAIN:
                     await asyncio.sleep(ASK_AGAIN)
             if verdict is Verdict.CANCEL:
-                await driver.supervise()
+                ended = state in ENDED_TASK  # one that was cleared may show its next job by now
+                async with driver.at_work() if ended else nullcontext():
+                    await driver.supervise()
 
     async def _in_time(self, driver: Driver) -> Job | None:
         """The ended job; None: the deadline passed first."""

@@ -1,0 +1,41 @@
+"""What of a job is on this host, seen without the package."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def replicas(backend: str, job_id: str) -> list[str]:
+    """Containers, or processes, of a job that are there now: their ids, the same for as long as they live."""
+    return _containers(job_id) if backend == "docker" else _processes(job_id)
+
+
+def remains(backend: str, job_id: str) -> list[str]:
+    """All that is left of a job but its record."""
+    left = replicas(backend, job_id)
+    return left + _docker("network", "ls", "--quiet", "--filter", f"name={job_id}") if backend == "docker" else left
+
+
+def _containers(job_id: str) -> list[str]:
+    return _docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"name=customjob-{job_id}")
+
+
+def _docker(*args: str) -> list[str]:
+    done = subprocess.run(["docker", *args], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return sorted(done.stdout.split())
+
+
+def _processes(job_id: str) -> list[str]:
+    """Processes that were given the job's id in their environment, and their start times."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            if f"CLOUD_ML_JOB_ID={job_id}".encode() in variables:
+                started = (folder / "stat").read_text().rpartition(")")[2].split()[19]
+                found.append(f"{folder.name}@{started}")
+        except OSError:  # it has ended, or is not ours
+            continue
+    return sorted(found)

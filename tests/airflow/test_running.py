@@ -1,0 +1,181 @@
+"""What an installation of Airflow does to a job: the real scheduler, triggerer and API server, on real engines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.airflow import dags
+from tests.airflow.remains import remains, replicas
+from tests.airflow.running import DagRun, RunningAirflow, wait_for
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
+
+REPLICAS = ("workerpool0-0", "workerpool1-0", "workerpool1-1")
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow]:
+    home = tmp_path_factory.mktemp("airflow")
+    (home / "dags").mkdir()
+    shutil.copy(dags.__file__, home / "dags" / "jobs.py")
+    started = time.monotonic()
+    with RunningAirflow(home).up() as running:
+        print(f"\nAirflow was up in {time.monotonic() - started:.1f} s")
+        yield running
+
+
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def gone_within(backend: str, job_id: str, seconds: float, since: float, what: str) -> None:
+    """Everything of the job is gone, soon enough after that moment (seconds since the epoch)."""
+    wait_for(f"{backend}: {job_id} is gone", lambda: not remains(backend, job_id), seconds + 10)
+    took = time.time() - since
+    print(f"\n{backend}: {what}: all gone after {took:.2f} s")
+    assert took < seconds
+
+
+def ticks_of(lines: list[str], replica: str) -> list[int]:
+    prefix = f"{replica}: tick "
+    return [int(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)]
+
+
+def assert_no_tick_is_missing(lines: list[str]) -> None:
+    for replica in REPLICAS:
+        ticks = ticks_of(lines, replica)
+        assert ticks, f"no line of {replica}"
+        assert sorted(set(ticks)) == list(range(max(ticks) + 1))
+
+
+def ticking(run: DagRun, backend: str) -> tuple[str, list[str]]:
+    """A job whose replicas all run: its id and their ids."""
+    job_id = run.wait_until_running()
+    wait_for("three replicas", lambda: len(replicas(backend, job_id)) == len(REPLICAS))
+    return job_id, replicas(backend, job_id)
+
+
+@pytest.mark.parametrize("mode", ["sync", "deferred"])
+def test_a_job_from_end_to_end(airflow: RunningAirflow, backend: str, mode: str) -> None:
+    run = airflow.run(f"ends_{mode}_{backend}")
+    assert run.wait_until("success", "failed")["state"] == "success", run.log()
+    result, lines = run.xcom("return_value"), run.log()
+    assert result["state"] == 4
+    assert run.job_state() == "JOB_STATE_SUCCEEDED"
+    assert run.xcom("custom_job_replicas")["replica"] == list(REPLICAS)
+    assert run.xcom("custom_job_ref")["backend"] == {"name": backend}
+    for rank, replica in enumerate(REPLICAS):
+        told = [line for line in lines if line.startswith(f"{replica}: ")]
+        assert told == [f"{replica}: line {number} of rank {rank}" for number in range(10)]
+    assert not remains(backend, run.job_id())
+
+
+@pytest.mark.parametrize("mode", ["sync", "deferred"])
+def test_a_failing_job_fails_its_task_with_the_cause(airflow: RunningAirflow, backend: str, mode: str) -> None:
+    run = airflow.run(f"fails_{mode}_{backend}")
+    assert run.wait_until("success", "failed")["state"] == "failed"
+    text = "\n".join(run.log())
+    assert "The replica workerpool1-0 exited with a non-zero status of 3" in text
+    assert "cannot read the data" in text
+    assert not remains(backend, run.job_id())
+
+
+def test_a_deferred_task_that_is_marked_failed_leaves_nothing(airflow: RunningAirflow, backend: str) -> None:
+    run = airflow.run(f"ticks_deferred_{backend}")
+    job_id, _ = ticking(run, backend)
+    marked_at = time.time()
+    run.mark_failed()
+    gone_within(backend, job_id, 5, marked_at, "deferred, marked failed")
+    wait_for("the last XCom", lambda: run.job_state() == "JOB_STATE_CANCELLED", 10)
+
+
+def test_a_deferred_task_that_is_cleared_starts_anew(airflow: RunningAirflow, backend: str) -> None:
+    run = airflow.run(f"ticks_deferred_{backend}")
+    job_id, before = ticking(run, backend)
+    cleared_at = time.time()
+    run.clear()
+    wait_for("old replicas gone", lambda: not set(before) & set(replicas(backend, job_id)), 20)
+    took = time.time() - cleared_at
+    print(f"\n{backend}: deferred, cleared: old replicas gone after {took:.2f} s")
+    wait_for("generation 2", lambda: (run.xcom("custom_job") or {}).get("generation") == 2, 30, 0.2)
+    assert run.wait_until_running() == job_id
+    run.mark_failed()
+    gone_within(backend, job_id, 5, time.time(), "deferred, marked failed after a clear")
+    assert took < 5
+
+
+def test_execution_timeout_counts_while_deferred(airflow: RunningAirflow, backend: str) -> None:
+    run = airflow.run(f"times_out_deferred_{backend}")
+    job_id, _ = ticking(run, backend)
+    deadline = run.started_at() + 8
+    gone_within(backend, job_id, 5, deadline, "deferred, execution_timeout")
+    assert run.wait_until("failed", seconds=30)
+    assert "execution_timeout" in "\n".join(run.log())
+
+
+def test_execution_timeout_ends_the_job(airflow: RunningAirflow, backend: str) -> None:
+    run = airflow.run(f"times_out_sync_{backend}")
+    job_id, _ = ticking(run, backend)
+    gone_within(backend, job_id, 5, run.started_at() + 6, "sync, execution_timeout")
+    run.wait_until("failed", seconds=30)
+
+
+def test_a_running_task_that_is_marked_failed_leaves_nothing(airflow: RunningAirflow, backend: str) -> None:
+    run = airflow.run(f"ticks_sync_{backend}")
+    job_id, _ = ticking(run, backend)
+    marked_at = time.time()
+    run.mark_failed()
+    gone_within(backend, job_id, 10, marked_at, "sync, marked failed")
+
+
+def test_a_retry_after_kill_9_takes_the_job_over(airflow: RunningAirflow, backend: str) -> None:
+    run = airflow.run(f"ticks_sync_{backend}")
+    job_id, before = ticking(run, backend)
+    killed_at = time.time()
+    os.kill(task_process(run), signal.SIGKILL)
+    wait_for("a second try", lambda: run.task()["try_number"] == 2 and run.task()["state"] == "running", 60, 0.2)
+    wait_for("its log", lambda: ticks_of(run.log(2), "workerpool0-0"), 30, 0.5)
+    print(f"\n{backend}: sync, kill -9: taken over and told after {time.time() - killed_at:.1f} s")
+    assert replicas(backend, job_id) == before
+    assert (run.xcom("custom_job") or {})["generation"] == 1
+    assert_no_tick_is_missing(run.log(2))
+    run.mark_failed()
+    gone_within(backend, job_id, 10, time.time(), "sync, marked failed after a retry")
+
+
+def test_a_deferred_job_outlives_its_triggerer(airflow: RunningAirflow, backend: str) -> None:
+    run = airflow.run(f"ticks_deferred_{backend}")
+    job_id, before = ticking(run, backend)
+    wait_for("ticks", lambda: max(ticks_of(run.log(), "workerpool0-0"), default=0) > 30, 30, 0.5)
+    airflow.kill("triggerer")
+    told = max(ticks_of(run.log(), "workerpool0-0"))
+    time.sleep(1)
+    airflow.restart("triggerer")
+    restarted_at = time.time()
+    wait_for("more ticks", lambda: max(ticks_of(run.log(), "workerpool0-0")) > told + 50, 60, 0.5)
+    lines = run.log()
+    print(f"\n{backend}: triggerer, kill -9: log went on {time.time() - restarted_at:.1f} s after its restart")
+    assert replicas(backend, job_id) == before
+    assert_no_tick_is_missing(lines)
+    ticks = ticks_of(lines, "workerpool0-0")
+    repeated = len(ticks) - len(set(ticks))
+    print(f"{backend}: {repeated} of {len(ticks)} lines were told twice")
+    assert repeated < 60, "lines of some seconds may be told twice, not all of them"
+    marked_at = time.time()
+    run.mark_failed()
+    gone_within(backend, job_id, 5, marked_at, "deferred, marked failed after a triggerer's restart")
+
+
+def task_process(run: DagRun) -> int:
+    """The process that runs a task's operator, below the one that supervises it."""
+    title = f"airflow worker -- {run.task()['id']}"
+    done = subprocess.run(["pgrep", "--full", "--exact", title], capture_output=True, text=True)
+    return int(done.stdout)
