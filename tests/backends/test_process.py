@@ -390,6 +390,23 @@ def test_an_interpreter_that_cannot_start_shims_is_an_engine_error(
     on(adapter, check)
 
 
+def test_a_replica_that_cannot_be_claimed_is_an_engine_error(adapter: ProcessAdapter, folders: Folders) -> None:
+    """Not silence: a supervisor would start it again at once, for ever."""
+
+    async def check(bench: Bench) -> None:
+        plan, refs = await bench.created(prints(1), prints(1))
+        event = folders.events / refs[0].name
+        event.unlink()
+        event.mkdir()
+        with pytest.raises(EngineError, match="Is a directory"):
+            await bench.engine.start(plan, refs)
+        event.rmdir()
+        await bench.engine.start(plan, refs)
+        assert {status.exit_code for status in (await bench.ended()).values()} == {0}
+
+    on(adapter, check)
+
+
 # -- what a replica gets ----------------------------------------------------------------------------------------------
 
 

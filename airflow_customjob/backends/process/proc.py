@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,10 +83,8 @@ def end_leftovers(folder: Path, shim: int, boot: str) -> bool:
         if not left:
             return True
         for process in left:
-            try:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         time.sleep(0.005)
     return False
 

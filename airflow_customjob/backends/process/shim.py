@@ -26,6 +26,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -53,20 +54,23 @@ def main() -> None:
     for folder in order["folders"]:
         told, tell = os.pipe()
         if os.fork() == 0:
-            code = 1
             try:
                 os.close(told)
                 os.setsid()
                 _detach()
                 prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
                 Shim(folder, order["events"], order["secrets"]).run(tell)
-                code = 0
+            except OSError as error:
+                # One that was removed meanwhile is no failure; once it has started, nobody listens any more.
+                os.write(tell, b"." if error.errno == errno.ENOENT else f"{error}".encode())
             finally:
-                os._exit(code)
+                os._exit(0)
         os.close(tell)
         waiting.append(told)
-    for told in waiting:
-        os.read(told, 1)
+    answers = [os.read(told, 4096).decode() for told in waiting]
+    failed = [answer or "a shim died" for answer in answers if answer != "."]
+    if failed:
+        sys.exit(failed[0])
 
 
 def _detach() -> None:
@@ -99,21 +103,20 @@ class Shim:
         return os.path.join(self.folder, name)
 
     def run(self, tell: int) -> None:
-        try:
-            with open(self.path("request.json"), "rb") as file:
-                request = json.load(file)
-            event = os.open(os.path.join(self.events, os.path.basename(self.folder)), os.O_WRONLY | os.O_CREAT, 0o600)
-            claimed = self.claim()
-        except FileNotFoundError:
-            return
-        if not claimed:
+        with open(self.path("request.json"), "rb") as file:
+            request = json.load(file)
+        event = os.open(os.path.join(self.events, os.path.basename(self.folder)), os.O_WRONLY | os.O_CREAT, 0o600)
+        if not self.claim():
+            os.write(tell, b".")
             return
         self.notice_deletion()
         with open(self.path(".exit.json"), "w") as file:
             file.write(" " * 2000)  # room for the ending, should the disk be full by then
         log = Log(self.path("log"))
         out = self.start(request)
-        os.write(event, b".")
+        with suppress(OSError):
+            os.write(event, b".")
+        os.write(tell, b".")
         os.close(tell)
         if out is not None:
             self.follow(out, log)
@@ -136,11 +139,9 @@ class Shim:
 
     def notice_deletion(self) -> None:
         """By SIGIO; not by inotify, of which a user has 128 handles, and there may be more shims."""
-        try:
+        with suppress(OSError):  # gone already, and whoever removes it looks for us; or a kernel without
             folder = os.open(self.folder, os.O_RDONLY)  # open until the end
             fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_MULTISHOT)
-        except OSError:
-            pass  # gone already, and whoever removes it looks for us; or a kernel without
 
     # -- the command ------------------------------------------------------------------------------------------------
 
@@ -222,7 +223,8 @@ class Shim:
         if self.status is not None:
             return
         if signal.SIGTERM in numbers:
-            os.kill(self.child, signal.SIGTERM)
+            with suppress(PermissionError):
+                os.kill(self.child, signal.SIGTERM)
         if signal.SIGUSR1 in numbers or (signal.SIGIO in numbers and not os.path.exists(self.path("claim"))):
             self.killed = True
             self.kill_all()
@@ -244,10 +246,8 @@ class Shim:
         end = time.monotonic() + PATIENCE
         while self.reap() and time.monotonic() < end:
             for pid in descendants(os.getpid()):
-                try:
+                with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
             time.sleep(0.002)
 
     def finish(self) -> None:
