@@ -120,8 +120,8 @@ def new_record(
 
 
 def touched(record: JobRecord, now: float, **changes: Any) -> JobRecord:
-    """The record with these changes and a new update time."""
-    return replace(record, update_time=now, **changes)
+    """The record with these changes and a new update time, which never goes back: hosts' clocks differ."""
+    return replace(record, update_time=max(now, record.update_time), **changes)
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")

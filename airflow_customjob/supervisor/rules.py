@@ -25,12 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
 
 from airflow_customjob.backends.base import LaunchRefused, Observation, Phase, Reason, ReplicaRef, ReplicaStatus
 from airflow_customjob.plan.types import JobPlan
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.record import JobError, JobRecord, touched
+from airflow_customjob.supervisor.sentences import MAX_REFUSAL, failure_message, failure_sentence, worth_telling
 
 RETRYABLE_EXITS = frozenset({6, 11, 134, 139})
 """SIGABRT and SIGSEGV, as exit codes and as 128+N: the whole job runs again (Vertex AI, Troubleshooting)."""
@@ -38,10 +38,6 @@ MAX_JOB_RESTARTS = 3
 """Restarts of the whole job (Vertex AI: 'the whole job is retried up to three times')."""
 MAX_REPLICA_RESTARTS = 5
 """Restarts of one replica after the infrastructure took it away (Vertex AI: 'up to five restarts per worker')."""
-MAX_TOLD = 10
-"""Failed or lost replicas that the record and the error tell of: the first ones are the cause, the others its echo."""
-FIRST_WORDS, FURTHER_WORDS, MAX_REFUSAL = 1000, 100, 4000
-"""Characters of an engine's words on the first failed replica, on each further one, and on a refusal, that the record keeps."""
 TELL_AGAIN = 2.0
 """Seconds between two changes of what the record tells of waiting: a thousand replicas start one after another."""
 
@@ -212,8 +208,8 @@ def _end(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decisio
         if first.exit_code == 0:
             return _finish(plan, record, sight, JobState.JOB_STATE_SUCCEEDED, None, now)
         if is_retryable(first) and may_restart_job(plan, record):
-            return _restart_job(plan, record, sight, _told([first]), now)
-        failures = _told(status for status in sight.ends if status.exit_code != 0)
+            return _restart_job(plan, record, sight, worth_telling([first]), now)
+        failures = worth_telling(status for status in sight.ends if status.exit_code != 0)
         error = JobError(INVALID_ARGUMENT, failure_message(failures))
         return _finish(plan, record, sight, JobState.JOB_STATE_FAILED, error, now, failures)
     if sight.lost:
@@ -242,7 +238,7 @@ def deadline(plan: JobPlan, record: JobRecord) -> float:
 def _recover(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decision:
     names = [status.ref.replica for status in sight.lost]
     spent = any(record.restarts.get(name, 0) >= MAX_REPLICA_RESTARTS for name in names)
-    told = _told(sorted(sight.lost, key=lambda s: record.restarts.get(s.ref.replica, 0) < MAX_REPLICA_RESTARTS))
+    told = worth_telling(sorted(sight.lost, key=lambda s: record.restarts.get(s.ref.replica, 0) < MAX_REPLICA_RESTARTS))
     whole_job = plan.restart_job_on_worker_restart or spent
     if plan.disable_retries or (whole_job and not may_restart_job(plan, record)):
         message = "\n\n".join(
@@ -296,18 +292,25 @@ def _finish(
     now: float,
     failed: tuple[ReplicaStatus, ...] = (),
 ) -> Decision:
-    ended = touched(record, now, state=state, end_time=now, error=error, failed=failed, message="")
+    ended = _ended(record, state, error, now, failed)
     if ended.start_time is None and state is JobState.JOB_STATE_SUCCEEDED:
-        ended = touched(ended, now, start_time=now)
+        ended = replace(ended, start_time=ended.end_time)
     return Decision(ended, _sweep(plan, [*sight.present.values(), *sight.stale]), wake_at=now)
+
+
+def _ended(
+    record: JobRecord, state: JobState, error: JobError | None, now: float, failed: tuple[ReplicaStatus, ...] = ()
+) -> JobRecord:
+    """Another host may have recorded the start, by a clock that is ahead of this one's."""
+    end_time = max(now, record.start_time or now)
+    return touched(record, now, state=state, end_time=end_time, error=error, failed=failed, message="")
 
 
 def _refuse(
     plan: JobPlan, record: JobRecord, refused: LaunchRefused, statuses: Sequence[ReplicaStatus], now: float
 ) -> Decision:
     error = JobError(refused.code, refused.message[:MAX_REFUSAL])
-    ended = touched(record, now, state=JobState.JOB_STATE_FAILED, end_time=now, error=error, message="")
-    return Decision(ended, _sweep(plan, statuses), wake_at=now)
+    return Decision(_ended(record, JobState.JOB_STATE_FAILED, error, now), _sweep(plan, statuses), wake_at=now)
 
 
 def _cancel(plan: JobPlan, record: JobRecord, statuses: Sequence[ReplicaStatus], now: float) -> Decision:
@@ -315,9 +318,7 @@ def _cancel(plan: JobPlan, record: JobRecord, statuses: Sequence[ReplicaStatus],
     if at_work:
         return Decision(record, _sweep(plan, at_work), wake_at=now)
     error = record.error or JobError(CANCELLED, "The job was cancelled.")
-    return Decision(
-        touched(record, now, state=JobState.JOB_STATE_CANCELLED, end_time=now, error=error, message=""), wake_at=now
-    )
+    return Decision(_ended(record, JobState.JOB_STATE_CANCELLED, error, now), wake_at=now)
 
 
 def cancelling(record: JobRecord, why: str, now: float) -> JobRecord:
@@ -374,7 +375,7 @@ def _drive(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decis
     if created:
         return Decision(record, (Start(_in_rank_order(plan, record, created)),), wake_at=now)
     waiting = [status for status in sight.present.values() if status.phase is Phase.WAITING]
-    message = "; ".join(f"{status.ref.replica} waits: {status.message}" for status in _told(waiting))
+    message = "; ".join(f"{status.ref.replica} waits: {status.message}" for status in worth_telling(waiting))
     if not waiting and record.start_time is None:
         running = touched(record, now, state=JobState.JOB_STATE_RUNNING, start_time=now, message="")
         return Decision(running, wake_at=deadline(plan, running))
@@ -410,32 +411,6 @@ def _sweep(plan: JobPlan, statuses: Sequence[ReplicaStatus]) -> tuple[Action, ..
     stop: tuple[Action, ...] = (Stop(running, plan.options.stop_grace),) if running else ()
     remove: tuple[Action, ...] = (Remove(idle),) if idle else ()
     return stop + remove
-
-
-def _told(statuses: Iterable[ReplicaStatus]) -> tuple[ReplicaStatus, ...]:
-    """As many of them, and as many of the engine's words, as a record keeps."""
-    limits = chain([FIRST_WORDS], repeat(FURTHER_WORDS, MAX_TOLD - 1))
-    return tuple(replace(s, message=s.message[:limit]) for s, limit in zip(statuses, limits, strict=False))
-
-
-# -- Vertex AI's sentences ------------------------------------------------------------------------------------------
-
-
-def failure_sentence(status: ReplicaStatus) -> str:
-    """Vertex AI's sentence for one failed replica, to the letter."""
-    name, code = status.ref.replica, status.exit_code
-    if status.reason is Reason.OOM_KILLED:
-        return f"The replica {name} ran out of memory and exited with a non-zero status of {code}."
-    return f"The replica {name} exited with a non-zero status of {code}. Termination reason: {status.reason or Reason.ERROR}."
-
-
-def failure_message(failures: Sequence[ReplicaStatus]) -> str:
-    """The sentences of all failed replicas, first one first, each with the engine's words and its last lines."""
-    parts = []
-    for status in failures:
-        details = [failure_sentence(status), status.message, *status.last_lines]
-        parts.append("\n".join(line for line in details if line))
-    return "\n\n".join(parts)
 
 
 def _seconds(value: float) -> str:

@@ -32,7 +32,6 @@ from airflow_customjob.supervisor import ownership
 from airflow_customjob.supervisor.follow import DRAIN_BUDGET, LogFollower, Sink
 from airflow_customjob.supervisor.record import JobRecord, Owner, decode, encode
 from airflow_customjob.supervisor.rules import (
-    MAX_TOLD,
     Create,
     Decision,
     Prepare,
@@ -44,6 +43,7 @@ from airflow_customjob.supervisor.rules import (
     decide,
     order_of_ends,
 )
+from airflow_customjob.supervisor.sentences import MAX_TOLD
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ BUSY_RETRY = 5.0
 """Seconds between two attempts to create what the engine had no room for."""
 FIRST_BACK_OFF, LAST_BACK_OFF = 0.1, 5.0
 """Seconds to wait after an engine's error; doubled at each further one."""
+CLEAR_BUDGET = 120.0
+"""Seconds of nothing but errors after which an ended job is reported although something of it is left to ``gc``."""
 SAY_AGAIN = 60.0
 """Seconds after which an error that goes on is told again."""
 WATCH_AGAIN = 1.0
@@ -145,6 +147,10 @@ class Supervisor:
                     except (RecordConflict, _Overtaken):
                         continue
                     except EngineError as error:
+                        ended = self._last if self._last and self._last.state.terminal else None
+                        if ended and trouble.lasts(CLEAR_BUDGET):
+                            self._say(f"the job has ended, but cannot be cleared away; gc will have to: {error}")
+                            return ended
                         await trouble.back_off(error)
                         continue
                     trouble.over()
@@ -369,8 +375,13 @@ class _Trouble:
         self._clock = clock
         self._delay = FIRST_BACK_OFF
         self._told_at = -math.inf
+        self._since: float | None = None
+
+    def lasts(self, seconds: float) -> bool:
+        return self._since is not None and self._clock() - self._since >= seconds
 
     async def back_off(self, error: EngineError) -> None:
+        self._since = self._clock() if self._since is None else self._since
         if self._clock() - self._told_at >= SAY_AGAIN:
             self._told_at = self._clock()
             self._say(f"the engine did not do as asked: {error}; trying again")
@@ -378,6 +389,7 @@ class _Trouble:
         self._delay = min(self._delay * 2, LAST_BACK_OFF)
 
     def over(self) -> None:
+        self._since = None
         self._delay = FIRST_BACK_OFF
         self._told_at = -math.inf
 

@@ -7,7 +7,8 @@ import pytest
 from airflow_customjob.backends.base import Reason
 from airflow_customjob.supervisor.follow import FIRST_BYTES, FURTHER_BYTES
 from airflow_customjob.supervisor.record import encode
-from airflow_customjob.supervisor.rules import FIRST_WORDS, FURTHER_WORDS, MAX_TOLD, Remove, Stop
+from airflow_customjob.supervisor.rules import Remove, Stop
+from airflow_customjob.supervisor.sentences import FIRST_WORDS, FURTHER_WORDS, MAX_TOLD
 from tests.supervisor.jobs import CREATED, T0, F, Shown, exited, running_job
 
 PLAIN = "The replica workerpool1-1 exited with a non-zero status of {}. Termination reason: {}."

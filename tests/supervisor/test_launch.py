@@ -6,7 +6,8 @@ import pytest
 
 from airflow_customjob.backends.base import LaunchRefused
 from airflow_customjob.plan.types import JobOptions, Prepared
-from airflow_customjob.supervisor.rules import MAX_REFUSAL, Create, Prepare, Remove, Start, Stop
+from airflow_customjob.supervisor.rules import Create, Prepare, Remove, Start, Stop
+from airflow_customjob.supervisor.sentences import MAX_REFUSAL
 from tests.supervisor.jobs import (
     CREATED,
     RUNNING,

@@ -53,10 +53,9 @@ def test_logs_are_merged_and_live() -> None:
     says = {name: exits(0, says=["1", "2", "3"], every=1.0) for name in ("workerpool1-0", "workerpool1-1")}
     world = FakeWorld(scripts={"workerpool0-0": exits(0, after=9.0), **says})
     seen: list[tuple[float, str, str]] = []
-    began = world.now()
 
     def sink(line: object) -> None:
-        seen.append((round(world.now() - began), line.ref.replica, line.text))  # type: ignore[attr-defined]
+        seen.append((round(world.now()), line.ref.replica, line.text))  # type: ignore[attr-defined]
 
     run_job(world, sink=sink)
     first = seen[0][0]
@@ -200,6 +199,16 @@ def test_an_engine_that_stays_down_is_told_once_a_minute() -> None:
     trouble = [text for text in told.words if "connection refused" in text]
     assert 1 < len(trouble) <= 4
     assert trouble[0] == "the engine did not do as asked: connection refused; trying again"
+
+
+def test_an_ended_job_that_cannot_be_cleared_away_is_reported_all_the_same() -> None:
+    world = FakeWorld(scripts={"workerpool0-0": exits(0, after=3.0), **WORKERS_RUN})
+    world.fail("remove", EngineError("removal is already in progress"), times=10_000)
+    record, told = run_job(world)
+    assert record.state is S
+    assert 120 < world.now() - written_at(world, "SUCCEEDED") < 140
+    assert told.words[-1].startswith("the job has ended, but cannot be cleared away; gc will have to: removal is")
+    assert world.replicas() != []
 
 
 def test_a_pruned_record_is_written_again() -> None:

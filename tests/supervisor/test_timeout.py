@@ -58,3 +58,9 @@ def test_a_loss_after_the_time_is_over_still_ends_it() -> None:
 def test_seven_days_where_nothing_is_said() -> None:
     job = running_job()
     assert job.decide(job.statuses()).wake_at == T0 + 7 * 24 * 3600
+
+
+def test_times_never_go_back_though_clocks_differ() -> None:
+    job = running_job(timeout="30s")
+    record = job.decide(job.statuses(p=exited(0)), now=T0 - 7).record
+    assert (record.start_time, record.end_time, record.update_time) == (T0, T0, T0)
