@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What cancels a job; one that was ignored when the command started (``nohup``) stays so."""
+ONE_INTERRUPT = 1.0
+"""Seconds within which further signals are no second interrupt: timeout(1) and terminals send one to the process and its group."""
 
 
 def run(args: argparse.Namespace) -> int:
     """``customjob run``."""
+    from airflow_customjob.cli.reading import job_or_error
     from airflow_customjob.client import AsyncCustomJobClient
     from airflow_customjob.plan.identity import new_job_id
 
     _set_up_logging(args)
     client = AsyncCustomJobClient(arguments.backend(args))
     options = arguments.job_options(args)
-    from airflow_customjob.cli.reading import job_or_error
-
     spec, problems = job_or_error(args)
     job_id = args.job_id or new_job_id()
 
@@ -123,23 +124,24 @@ async def _until_interrupted(
     from airflow_customjob.client import NoSuchJob
 
     task = asyncio.ensure_future(driving)
-    interrupts = 0
+    loop = asyncio.get_running_loop()
+    interrupts: list[float] = []
 
     def interrupted() -> None:
-        nonlocal interrupts
-        interrupts += 1
-        if interrupts == 1:
+        if interrupts and loop.time() - interrupts[-1] < ONE_INTERRUPT:
+            return
+        interrupts.append(loop.time())
+        if len(interrupts) == 1:
             reporter.say(f"interrupted: cancelling job {job_id}; interrupt again to leave it as it is")
         task.cancel()
 
-    loop = asyncio.get_running_loop()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, interrupted)
     try:
         return await task
     except asyncio.CancelledError:
-        if interrupts > 1:
+        if len(interrupts) > 1:
             _say_what_stays(client, job_id, reporter)
             return None
     try:

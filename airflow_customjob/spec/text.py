@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_TEXT = 16 * 2**20
 """Characters. A job of thousands of replicas has a spec of some kilobytes: replicas are counted, not listed."""
 
+MAX_NESTING = 200
+"""Levels of a YAML document. libyaml's composer has no limit of its own: 100,000 brackets overflow the C stack."""
+
 
 def read_text(text: str) -> tuple[Any, list[Problem]]:
     """Parse a document.
@@ -80,6 +83,8 @@ def _yaml(text: str) -> tuple[Any, list[Problem]]:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpecError([_syntax(f"not YAML: {what}{where}{_jinja_hint(text)}")]) from None
+    except SpecError:
+        raise
     except Exception as error:  # noqa: BLE001 - explicit tags (!!int x) let any error through, nesting a RecursionError
         raise SpecError([_syntax(f"YAML that cannot be read: {type(error).__name__}: {shown(str(error))}")]) from None
     finally:
@@ -127,6 +132,15 @@ def _loader() -> Any:
 
     class Loader(base):  # type: ignore[misc]
         yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+        levels = 0
+
+        def descend_resolver(self, parent: Any, index: Any) -> None:
+            self.levels += 1
+            if self.levels > MAX_NESTING:
+                raise SpecError([_syntax(f"not YAML: nested deeper than {MAX_NESTING} levels")])
+
+        def ascend_resolver(self) -> None:
+            self.levels -= 1
 
     for tag, pattern, first in (
         ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),

@@ -89,3 +89,10 @@ def test_endless_yaml_is_refused() -> None:
         with pytest.raises(SpecError) as caught:
             to_dict(text)
         assert caught.value.problems[0].rule == "size"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[{a: " * 100_000, "- " * 100_000, "? " * 100_000], ids=range(4))
+def test_deep_yaml_is_a_problem_and_no_crash(text: str) -> None:
+    """Regression: libyaml's composer recursed until the interpreter died of it."""
+    with pytest.raises(SpecError, match="YAML"):
+        read_text(text)
