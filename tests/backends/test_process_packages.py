@@ -68,7 +68,7 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProcessBackend:
     return ProcessBackend(state_folder=str(tmp_path / "state"))
 
 
-@pytest.fixture(params=["uv", "pip"])
+@pytest.fixture(params=["uv", pytest.param("pip", marks=pytest.mark.slow)])
 def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "pip":
         monkeypatch.setattr(environments, "_uv", lambda: None)
