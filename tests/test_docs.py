@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,8 +85,57 @@ def test_every_command_has_its_help_in_the_reference(tables: Any) -> None:
 def test_the_spec_that_the_pages_run_is_one_and_valid(root: Path, page: str) -> None:
     from airflow_customjob.spec import check
 
-    (text,) = re.findall(r"```yaml\n(displayName: hello\n.*?)```", (root / page).read_text(), re.DOTALL)
+    (text,) = HELLO.findall((root / page).read_text())
     job, problems = check(text)
     assert job is not None
     assert not problems
     assert text in (root / "README.md").read_text()
+
+
+HELLO = re.compile(r"```yaml\n(displayName: hello\n.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def hello(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The README's spec, in the folder where the test now is; jobs are kept there too."""
+    (text,) = HELLO.findall((root / "README.md").read_text())
+    spec = tmp_path / "hello.yaml"
+    spec.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIRFLOW__CUSTOMJOB__PROCESS_DIR", str(tmp_path / "processes"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return spec
+
+
+@pytest.mark.parametrize("page", ["notebook.md", "testing-dags.md"])
+def test_the_python_of_the_pages_runs_and_gives_what_they_say(root: Path, hello: Path, page: str) -> None:
+    """``expression  # text``: the expression's value begins with that text."""
+    names: dict[str, Any] = {}
+    told = 0
+    for block in re.findall(r"```python\n(.*?)```", (root / "docs/guide" / page).read_text(), re.DOTALL):
+        lines = block.splitlines()
+        for statement in ast.parse(block).body:
+            source = ast.get_source_segment(block, statement) or ""
+            _, _, comment = lines[statement.end_lineno - 1].partition("  # ")
+            if isinstance(statement, ast.Expr) and comment:
+                assert str(eval(source, names)).startswith(comment)
+                told += 1
+            else:
+                exec(source, names)
+    assert told == {"notebook.md": 2, "testing-dags.md": 3}[page]
+
+
+def test_the_commands_of_the_guide_run(root: Path, hello: Path) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", (root / "docs/guide/command-line.md").read_text(), re.DOTALL)
+    script = "\n".join(line.removeprefix("$ ") for block in blocks for line in block.splitlines())
+    assert script.count("customjob ") >= 10
+    done = subprocess.run(
+        ["bash", "-eu", "-c", script],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "workerpool1-1: rank 2 of 3" in done.stderr
+    assert done.stdout.count("JOB_STATE_SUCCEEDED") == 1  # --output json
