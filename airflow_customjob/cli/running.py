@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -135,15 +136,24 @@ async def _until_interrupted(
             reporter.say(f"interrupted: cancelling job {job_id}; interrupt again to leave it as it is")
         task.cancel()
 
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, interrupted)
+    def on_signal(*_: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: what was asked for is done
+            loop.call_soon_threadsafe(interrupted)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
     try:
         return await task
     except asyncio.CancelledError:
         if len(interrupts) > 1:
             _say_what_stays(client, job_id, reporter)
             return None
+    finally:
+        if not interrupts:  # else the same interrupt's further signals shall not hide the exit code
+            for number, handler in before.items():
+                signal.signal(number, handler)
     try:
         return await client.get(job_id)
     except NoSuchJob:
