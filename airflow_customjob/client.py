@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from airflow_customjob.backends import backend_of
-from airflow_customjob.backends.base import Backend, Engine, LogLine, ReplicaStatus, Usage
+from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Usage
 from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, request_digest
 from airflow_customjob.plan.types import Capabilities, JobId, JobOptions, JobPlan, JobRequest
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 BackendLike = str | Mapping[str, Any] | Backend | None
 Say = Callable[[str], None]
+
+CANCEL_RETRY = 1.0
+"""Seconds after which an interrupted job's cancel is tried again on an engine that failed."""
 
 
 class NoSuchJob(LookupError):
@@ -272,12 +275,19 @@ class AsyncCustomJobClient:
             return await self.drive(job_id, owner=owner, generation=job.record.generation, **driving)
 
     async def _call_off(self, job_id: str, owner: Owner, driving: Mapping[str, Any]) -> None:
-        """Cancel what is this owner's, and carry it out."""
+        """Cancel what is this owner's, and carry it out, however often the engine has to be asked."""
         why = "The job was interrupted by its user."
         with suppress(NoSuchJob, Fenced):
-            _, job = await self.cancel(job_id, who=Canceller.OPERATOR, owner=owner, why=why)
-            if job.record.owner.key == owner.key:
-                await self.supervise(job_id, **{**driving, "owner": owner, "generation": job.record.generation})
+            while True:
+                try:
+                    _, job = await self.cancel(job_id, who=Canceller.OPERATOR, owner=owner, why=why)
+                    if job.record.owner.key == owner.key:
+                        await self.supervise(job_id, **{**driving, "owner": owner, "generation": job.record.generation})
+                except EngineError as error:
+                    driving.get("say", log.info)(f"the job could not be cancelled yet: {error}; trying again")
+                    await asyncio.sleep(CANCEL_RETRY)
+                else:
+                    return
 
     async def get(self, job_id: str) -> Job:
         """:raises NoSuchJob: there is none."""
@@ -342,15 +352,28 @@ class AsyncCustomJobClient:
             return await engine.usage(JobId(job_id))
 
     async def gc(
-        self, *, owner_state: OwnerState | None = None, dry_run: bool = False, say: Say = log.info
+        self,
+        *,
+        owner_state: OwnerState | None = None,
+        dry_run: bool = False,
+        say: Say = log.info,
+        hold_removal: float = 0.0,
     ) -> Sequence[Collected]:
         """Remove what is left of ended jobs, records that are past their time, and what a dead host left.
 
         :param owner_state: tells the state of a job's owner (inside Airflow); jobs whose owner has ended are cancelled.
         :param dry_run: only say what would be removed.
+        :param hold_removal: seconds that ended replicas are kept, for a supervisor that still reads their logs to the end.
         """
         async with self.backend.open() as engine:
-            return await collect(engine, owner_state=owner_state, dry_run=dry_run, say=say, clock=self._clock)
+            return await collect(
+                engine,
+                owner_state=owner_state,
+                dry_run=dry_run,
+                say=say,
+                hold_removal=hold_removal,
+                clock=self._clock,
+            )
 
     async def _read(self, engine: Engine, job_id: str) -> JobRecord:
         stored = await engine.read_record(JobId(job_id))
