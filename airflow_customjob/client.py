@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any
 from uuid import uuid4
 
+from airflow_customjob.anywhere import Thread
+from airflow_customjob.anywhere import run as run_anywhere
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Usage
 from airflow_customjob.plan.identity import new_job_id
@@ -45,7 +45,6 @@ from airflow_customjob.supervisor.supervise import Fenced, OnChange, Supervisor
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 BackendLike = str | Mapping[str, Any] | Backend | None
 Say = Callable[[str], None]
 
@@ -410,11 +409,11 @@ class CustomJobClient:
 
     def submit(self, custom_job: object, options: JobOptions | None = None, **how: Any) -> Job:
         """See :meth:`AsyncCustomJobClient.submit`."""
-        return _run(self._client.submit(custom_job, options, **how))[1]
+        return run_anywhere(self._client.submit(custom_job, options, **how))[1]
 
     def supervise(self, job_id: str, **how: Any) -> Job:
         """See :meth:`AsyncCustomJobClient.supervise`."""
-        return _run(self._client.supervise(job_id, **how))
+        return run_anywhere(self._client.supervise(job_id, **how))
 
     def run(
         self,
@@ -436,17 +435,17 @@ class CustomJobClient:
         :raises SpecError: it is refused; nothing was created.
         """
 
-        return _run(
+        return run_anywhere(
             self._client.run(custom_job, options, job_id=job_id, sink=sink, say=say, on_change=on_change, **reading)
         )
 
     def get(self, job_id: str) -> Job:
         """See :meth:`AsyncCustomJobClient.get`."""
-        return _run(self._client.get(job_id))
+        return run_anywhere(self._client.get(job_id))
 
     def list(self) -> list[Job]:
         """See :meth:`AsyncCustomJobClient.list`."""
-        return _run(self._client.list())
+        return run_anywhere(self._client.list())
 
     def cancel(
         self, job_id: str, *, generation: int | None = None, wait: bool = True, say: Say = log.info, **how: Any
@@ -464,7 +463,7 @@ class CustomJobClient:
                 return await self._client.supervise(job.job_id, say=say)
             return job
 
-        return _run(main())
+        return run_anywhere(main())
 
     def logs(
         self, job_id: str, *, replica: str | None = None, follow: bool = False, tail: int | None = None
@@ -479,7 +478,7 @@ class CustomJobClient:
             finally:
                 lines.put(None)
 
-        thread = _Thread(main())
+        thread = Thread(main())
         try:
             while (line := lines.get()) is not None:
                 yield line
@@ -489,54 +488,10 @@ class CustomJobClient:
 
     def usage(self, job_id: str) -> Sequence[Usage]:
         """See :meth:`AsyncCustomJobClient.usage`."""
-        return _run(self._client.usage(job_id))
+        return run_anywhere(self._client.usage(job_id))
 
     def gc(
         self, *, owner_state: OwnerState | None = None, dry_run: bool = False, say: Say = log.info
     ) -> Sequence[Collected]:
         """See :meth:`AsyncCustomJobClient.gc`."""
-        return _run(self._client.gc(owner_state=owner_state, dry_run=dry_run, say=say))
-
-
-class _Thread(Generic[T]):
-    """A coroutine in a thread and an event loop of its own."""
-
-    def __init__(self, main: Coroutine[Any, Any, T]) -> None:
-        self._main = main
-        self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
-        self._done: Future[T] = Future()
-        threading.Thread(target=self._go, name="customjob", daemon=True).start()
-
-    def result(self) -> T:
-        """What the coroutine gives or raises. A KeyboardInterrupt cancels it, waits for its end, and is raised on."""
-        try:
-            return self._done.result()
-        except KeyboardInterrupt:
-            self.cancel()
-            self._done.exception()
-            raise
-
-    def cancel(self) -> None:
-        loop, task = self._started.result()
-        if task is not None and not self._done.done():
-            with suppress(RuntimeError):  # its loop has been closed in between
-                loop.call_soon_threadsafe(task.cancel)
-
-    def _go(self) -> None:
-        try:
-            self._done.set_result(asyncio.run(self._tell_and_wait()))
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
-            self._done.set_exception(error)
-
-    async def _tell_and_wait(self) -> T:
-        self._started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        return await self._main
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """As :func:`asyncio.run`, also where a loop runs already (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(main)
-    return _Thread(main).result()
+        return run_anywhere(self._client.gc(owner_state=owner_state, dry_run=dry_run, say=say))
