@@ -59,7 +59,7 @@ class JobRecord:
     :param digest: of the request.
     :param prepared: None until the engine has prepared this generation.
     :param unlaunched: replicas whose present incarnation nobody may have started yet; None means all of them.
-    :param restarts: replica name to the number of its restarts in this attempt, where that is not 0.
+    :param restarts: replica name to the number of its restarts since the whole job started last, where that is not 0.
     :param failed: the replicas that decided a failure or the last restart, first one first.
     :param message: why the job waits, or was restarted, for people.
     :param create_time: seconds since the epoch; so are the other times.

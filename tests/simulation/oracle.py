@@ -198,7 +198,8 @@ class Oracle:
             before = [
                 o
                 for o in lives
-                if (o.ref.attempt, o.ref.replica, o.ref.restart) == (ref.attempt, ref.replica, ref.restart - 1)
+                if (self._job_restart(o.ref), o.ref.replica, o.ref.restart)
+                == (self._job_restart(ref), ref.replica, ref.restart - 1)
             ]
             if not any(lost is not None and lost <= life.created_at for lost in map(self._lost_at, before)):
                 raise Broken(f"{ref.name} exists although the incarnation before it was not lost")
@@ -213,6 +214,10 @@ class Oracle:
         spent = any(o.ref.restart >= 5 or self._scenario.restart_job_on_worker_restart for o in lost)
         if not crashed and not spent:
             raise Broken(f"{ref.name} exists although nothing made the whole job run again")
+
+    def _job_restart(self, ref: ReplicaRef) -> int:
+        """Attempts that only waited for room belong together; what was lost in one of them counts in the next."""
+        return ref.attempt - self._queued[ref.attempt]
 
     # -- times --------------------------------------------------------------------------------------------------------
 
