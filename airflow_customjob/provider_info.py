@@ -59,5 +59,6 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.operators.custom_job"]}],
         "triggers": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.triggers.custom_job"]}],
         "extra-links": [],
+        "cli": ["airflow_customjob.cli.in_airflow.get_commands"],
         "config": {"customjob": {"description": "Where and how custom jobs run.", "options": OPTIONS}},
     }

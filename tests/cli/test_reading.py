@@ -190,3 +190,14 @@ def test_what_reads_a_spec_imports_no_airflow_and_no_engine(write: Callable[[Any
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert done.stderr.splitlines()[-1] == "[] 0"
+
+
+@pytest.mark.airflow
+def test_airflow_has_the_command_too(write: Callable[[Any], str]) -> None:
+    job = spec("true")
+    job["jobSpec"]["workerPoolSpecs"][0]["replicaCount"] = 7  # Vertex AI wants one in the first pool
+    for content, code in ((spec("true"), 0), (job, 2)):
+        command = [sys.executable, "-m", "airflow", "customjob", "validate", "--format", "json", write(content)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stderr
+        assert isinstance(json.loads(done.stdout), list if code else dict)
