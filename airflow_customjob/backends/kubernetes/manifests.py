@@ -1,0 +1,402 @@
+"""What is sent to Kubernetes for a job: pure data, the same for a dry run and for the real thing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os.path
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_customjob.backends.base import ReplicaRef
+from airflow_customjob.backends.kubernetes import names
+from airflow_customjob.backends.kubernetes.template import merged
+from airflow_customjob.packaging import install_commands
+from airflow_customjob.plan.types import JobPlan, PoolPlan, ReplicaPlan
+
+if TYPE_CHECKING:
+    from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
+
+LAUNCH_BUDGET = 3600
+MARGIN = 300
+"""Seconds that a Pod may live beyond the job's timeout before its node ends it, if no supervisor is left to do so: the
+timeout runs from when all replicas run, the Pod's own clock from when its node has taken it."""
+WORK, PARTS = "/opt/customjob/packages", "/opt/customjob/parts"
+"""Folders in a replica: installed packages, and the pieces that files are made of."""
+ARCHIVES = "/opt/customjob/archives"
+REDACTED = "***"
+_SIZES = frozenset({"cpu", "memory", "node_selector"})
+_EXPANDED = re.compile(r"\$(?=[$(])")
+
+
+def literal(text: str) -> str:
+    """Kubernetes expands ``$(VAR)`` and ``$$`` in commands and variables; the plan has done so already."""
+    return _EXPANDED.sub("$$", text)
+
+
+def manifests_of(plan: JobPlan, backend: KubernetesBackend) -> list[dict[str, Any]]:
+    """Everything that would be created, the first time, as for ``kubectl apply``; secrets are redacted."""
+    namespace = backend.namespace or "default"
+    parts = [service(plan), *files(plan)]
+    if plan.options.secret_env:
+        parts.append(secret_env(plan, {name: REDACTED for name, _ in plan.options.secret_env}))
+    refs = [ReplicaRef(plan.job_id, plan.generation, 0, replica.name, 0) for replica in plan.replicas]
+    parts += pods(plan, refs, backend, namespace).values()
+    for part in parts:
+        part["metadata"]["namespace"] = namespace
+    return parts
+
+
+# -- what a job has beside its Pods ---------------------------------------------------------------------------------
+
+
+def service(plan: JobPlan) -> dict[str, Any]:
+    """Gives every replica's host name an address, also before it is ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": names.object_name(plan.job_id), "labels": names.job_labels(plan.job_id, names.NETWORK)},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {**names.MANAGED, names.JOB: plan.job_id},
+        },
+    }
+
+
+def files(plan: JobPlan) -> list[dict[str, Any]]:
+    """What the replicas' files have in common, for each path: they differ in a few bytes, and a thousand copies of a
+    long CLUSTER_SPEC are more than a cluster's own database holds."""
+    parts = []
+    for number, (head, tail) in enumerate(_common(plan).values()):
+        name = names.object_name(plan.job_id, plan.generation, names.FILES, number)
+        parts.append(_config_map(plan, name, names.FILES, {"head": head, "tail": tail}))
+    return parts
+
+
+def secret_env(plan: JobPlan, values: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": _secret_name(plan), "labels": names.job_labels(plan.job_id, names.SECRET)},
+        "stringData": dict(values),
+    }
+
+
+def package(plan: JobPlan, pool: PoolPlan, archives: Iterable[str]) -> dict[str, Any]:
+    """:param archives: base64 of each package, in order."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": _package_name(plan, pool),
+            "labels": names.job_labels(plan.job_id, names.PACKAGE),
+            "annotations": {names.DIGEST: plan.prepared.artifacts.get(str(pool.index), "")},
+        },
+        "data": {str(number): archive for number, archive in enumerate(archives)},
+    }
+
+
+def archive_names(plan: JobPlan, pool: PoolPlan) -> list[str]:
+    """File names of a pool's packages, as :meth:`prepare` settled them."""
+    return plan.prepared.artifacts.get(str(pool.index), "").split("/")[1:]
+
+
+def owned(manifest: dict[str, Any], owner: str | None) -> dict[str, Any]:
+    """:param owner: uid of the job's record; what it owns goes with it."""
+    if owner is None:
+        return manifest
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "", "uid": owner}
+    metadata = manifest["metadata"]
+    reference["name"] = names.object_name(metadata["labels"][names.JOB])
+    return {**manifest, "metadata": {**metadata, "ownerReferences": [reference]}}
+
+
+def _config_map(plan: JobPlan, name: str, kind: str, data: dict[str, str]) -> dict[str, Any]:
+    metadata = {"name": name, "labels": names.job_labels(plan.job_id, kind)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def _secret_name(plan: JobPlan) -> str:
+    return names.object_name(plan.job_id, plan.generation, "env")
+
+
+def _package_name(plan: JobPlan, pool: PoolPlan) -> str:
+    return names.object_name(plan.job_id, plan.generation, names.PACKAGE, pool.index)
+
+
+def _common(plan: JobPlan) -> dict[str, tuple[str, str]]:
+    """By path, what all texts begin and end with."""
+    texts: dict[str, list[str]] = {}
+    for replica in plan.replicas:
+        for path, text in replica.files:
+            texts.setdefault(path, []).append(text)
+    common = {}
+    for path, all_of_them in texts.items():
+        head = _shared_start(all_of_them)
+        rests = [text[len(head) :][::-1] for text in all_of_them]
+        common[path] = head, _shared_start(rests)[::-1]
+    return common
+
+
+def _shared_start(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    differs = (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(differs, min(len(first), len(last)))]
+
+
+# -- a replica ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What all Pods of a job have in common, read once.
+
+    :param sizes: the backend's ``machine_types``.
+    :param common: by path, how the replicas' files begin and end.
+    """
+
+    plan: JobPlan
+    backend: KubernetesBackend
+    namespace: str
+    template: dict[str, Any]
+    sizes: dict[str, Any]
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    common: dict[str, tuple[str, str]]
+
+    def size(self, pool: PoolPlan) -> dict[str, Any] | None:
+        """What ``machine_types`` says of the pool's machine type; None: nothing.
+
+        :raises ValueError: with a key that means nothing.
+        """
+        size = self.sizes.get(pool.machine_type, self.sizes.get("*"))
+        if unknown := set(size or {}) - _SIZES:
+            raise ValueError(
+                f"KubernetesBackend: machine_types[{pool.machine_type!r}] has {', '.join(sorted(unknown))}: "
+                f"expected {', '.join(sorted(_SIZES))}"
+            )
+        return size
+
+
+def pods(
+    plan: JobPlan, refs: Sequence[ReplicaRef], backend: KubernetesBackend, namespace: str
+) -> dict[ReplicaRef, dict[str, Any]]:
+    """The Pods of these incarnations, each held back by its scheduling gate."""
+    replicas = {replica.name: replica for replica in plan.replicas}
+    pools = {pool.index: pool for pool in plan.pools}
+    context = _Context(
+        plan,
+        backend,
+        namespace,
+        _template(backend),
+        backend.mapping("machine_types"),
+        backend.mapping("labels"),
+        backend.mapping("annotations"),
+        _common(plan),
+    )
+    made = {}
+    for ref in refs:
+        replica = replicas[ref.replica]
+        made[ref] = _pod(context, ref, replica, pools[replica.pool])
+    return made
+
+
+def _pod(context: _Context, ref: ReplicaRef, replica: ReplicaPlan, pool: PoolPlan) -> dict[str, Any]:
+    plan, backend = context.plan, context.backend
+    name = names.object_name(plan.job_id)
+    container, volumes, installers = _parts(context, replica, pool)
+    spec: dict[str, Any] = {
+        "hostname": replica.host,
+        "subdomain": name,
+        "dnsConfig": {"searches": [f"{name}.{context.namespace}.svc.{backend.cluster_domain}"]},
+        "restartPolicy": "Never",
+        "enableServiceLinks": False,
+        "shareProcessNamespace": backend.share_processes,
+        "terminationGracePeriodSeconds": max(1, math.ceil(plan.options.stop_grace)),
+        "schedulingGates": [{"name": names.GATE}],
+        "containers": [container],
+        "volumes": volumes,
+    }
+    account = plan.service_account.partition("@")[0] or backend.service_account
+    spec["automountServiceAccountToken"] = bool(account)
+    if account:
+        spec["serviceAccountName"] = account
+    if plan.timeout:
+        spec["activeDeadlineSeconds"] = math.ceil(plan.timeout) + LAUNCH_BUDGET + MARGIN
+    if backend.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret} for secret in backend.image_pull_secrets]
+    if installers:
+        spec["initContainers"] = installers
+    if selector := (context.size(pool) or {}).get("node_selector"):
+        spec["nodeSelector"] = selector
+    labels, annotations = _group(plan, ref, backend)
+    ours = {
+        "metadata": {
+            "name": ref.name,
+            "labels": {**context.labels, **labels, **names.replica_labels(ref)},
+            "annotations": {
+                **context.annotations,
+                **annotations,
+                names.DIGEST: plan.digest,
+                names.DISPLAY_NAME: plan.display_name,
+            },
+        },
+        "spec": spec,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", **merged(context.template, ours)}
+
+
+def _parts(
+    context: _Context, replica: ReplicaPlan, pool: PoolPlan
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """The replica's container, volumes, and init containers."""
+    plan, backend = context.plan, context.backend
+    env = [{"name": name, "value": literal(value)} for name, value in replica.env]
+    env += [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": _secret_name(plan), "key": name}}}
+        for name, _ in plan.options.secret_env
+    ]
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    installers: list[dict[str, Any]] = []
+
+    def mount(name: str, path: str, **source: Any) -> dict[str, Any]:
+        volumes.append({"name": name, **source})
+        return {"name": name, "mountPath": path}
+
+    if "/dev/shm" not in _mounted(context.template):  # noqa: S108 - in the replica
+        limit = {"sizeLimit": backend.shm_size} if backend.shm_size else {}
+        mounts.append(mount("customjob-shm", "/dev/shm", emptyDir={"medium": "Memory", **limit}))  # noqa: S108
+    for number, share in enumerate(pool.nfs_mounts):
+        source = {"server": share.server, "path": share.path}
+        mounts.append(mount(f"customjob-nfs-{number}", f"/mnt/nfs/{share.mount_point}", nfs=source))
+    if replica.files:
+        installers.append(_file_maker(context, replica, pool, mounts, mount))
+    if pool.package is not None:
+        work = mount("customjob-packages", WORK, emptyDir={})
+        mounts.append(work)
+        archives = [{"key": str(number), "path": name} for number, name in enumerate(archive_names(plan, pool))]
+        secret: dict[str, Any] = {"secretName": _package_name(plan, pool), "items": archives}
+        installers.append(_installer(plan, pool, env, [work, mount("customjob-archives", ARCHIVES, secret=secret)]))
+        env = [variable for variable in env if variable["name"] != "PYTHONUSERBASE"]
+        env.append({"name": "PYTHONUSERBASE", "value": WORK})
+    container: dict[str, Any] = {
+        "name": names.CONTAINER,
+        "image": pool.image,
+        "env": env,
+        "resources": _resources(context, pool),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+    if replica.command:
+        container["command"] = [literal(word) for word in replica.command]
+    if replica.args:
+        container["args"] = [literal(word) for word in replica.args]
+    return container, volumes, installers
+
+
+def _installer(
+    plan: JobPlan, pool: PoolPlan, env: list[dict[str, Any]], mounts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Installs the packages as Vertex AI's executor does, into a folder that the replica then has."""
+    steps = ["set -e"]
+    for archive in archive_names(plan, pool):
+        for command in install_commands(f"{ARCHIVES}/{archive}", ("python3", "-m", "pip", "install", "--user")):
+            steps += [f"echo {shlex.quote('Running command: ' + shlex.join(command))}", shlex.join(command)]
+    ours = {"PYTHONUSERBASE": WORK, "PIP_BREAK_SYSTEM_PACKAGES": "1", "PIP_NO_WARN_SCRIPT_LOCATION": "1"}
+    return {
+        "name": names.INSTALLER,
+        "image": pool.image,
+        "command": ["sh", "-c", literal("\n".join(steps))],
+        "env": [
+            *(variable for variable in env if variable["name"] not in ours),
+            *({"name": name, "value": value} for name, value in ours.items()),
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+
+
+def _file_maker(
+    context: _Context, replica: ReplicaPlan, pool: PoolPlan, mounts: list[dict[str, Any]], mount: Any
+) -> dict[str, Any]:
+    """Puts the replica's files together of what all have in common and what is its own."""
+    plan, texts = context.plan, dict(replica.files)
+    folders = sorted({os.path.dirname(path) for path in texts})
+    inside = {folder: mount(f"customjob-files-{number}", folder, emptyDir={}) for number, folder in enumerate(folders)}
+    mounts.extend(inside.values())
+    steps = ["set -e"]
+    env: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    for number, (path, (head, tail)) in enumerate(context.common.items()):
+        if path not in texts:
+            continue
+        name = names.object_name(plan.job_id, plan.generation, names.FILES, number)
+        parts.append(mount(f"customjob-parts-{number}", f"{PARTS}/{number}", configMap={"name": name}))
+        own = texts[path][len(head) : len(texts[path]) - len(tail)]
+        env.append({"name": f"OWN_{number}", "value": literal(own)})
+        steps.append(f'{{ cat {PARTS}/{number}/head; printf %s "$OWN_{number}"; cat {PARTS}/{number}/tail; }} >{path}')
+    return {
+        "name": names.FILES,
+        "image": pool.image,
+        "command": ["sh", "-c", "\n".join(steps)],
+        "env": env,
+        "volumeMounts": [*inside.values(), *parts],
+    }
+
+
+def _resources(context: _Context, pool: PoolPlan) -> dict[str, Any]:
+    backend, wishes, size = context.backend, pool.resources, context.size(pool)
+    requests: dict[str, str] = {}
+    if size is not None:
+        requests = {name: str(size[name]) for name in ("cpu", "memory") if name in size}
+    else:
+        if wishes.cpus:
+            requests["cpu"] = f"{math.floor(wishes.cpus * backend.request_share * 1000)}m"
+        if wishes.memory_bytes:
+            requests["memory"] = str(math.floor(wishes.memory_bytes * backend.request_share))
+    if pool.disk_gb:
+        requests["ephemeral-storage"] = f"{pool.disk_gb}Gi"
+    limits: dict[str, str] = {}
+    if wishes.gpus:
+        limits[backend.gpu_resource] = str(wishes.gpus)
+    if context.plan.options.memory_limits and (memory := (size or {}).get("memory") or wishes.memory_bytes):
+        limits["memory"] = str(memory)
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def _group(plan: JobPlan, ref: ReplicaRef, backend: KubernetesBackend) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels and annotations by which Kueue admits the whole gang at once."""
+    if not backend.queue:
+        return {}, {}
+    group = names.object_name(plan.job_id, ref.generation, ref.attempt)
+    return (
+        {"kueue.x-k8s.io/queue-name": backend.queue, "kueue.x-k8s.io/pod-group-name": group},
+        {"kueue.x-k8s.io/pod-group-total-count": str(len(plan.replicas))},
+    )
+
+
+def _template(backend: KubernetesBackend) -> dict[str, Any]:
+    template = backend.mapping("pod_template")
+    template = {key: value for key, value in template.items() if key in ("metadata", "spec")}
+    containers = template.get("spec", {}).get("containers")
+    if containers:
+        renamed = [
+            {**container, "name": names.CONTAINER} if container.get("name") == "base" else container
+            for container in containers
+        ]
+        template["spec"] = {**template["spec"], "containers": renamed}
+    return json.loads(json.dumps(template, default=str))  # type: ignore[no-any-return]
+
+
+def _mounted(template: dict[str, Any]) -> set[str]:
+    return {
+        mount["mountPath"]
+        for container in template.get("spec", {}).get("containers", ())
+        if container["name"] == names.CONTAINER
+        for mount in container.get("volumeMounts", ())
+    }

@@ -1,0 +1,121 @@
+"""How to reach a cluster; and jobs that use the same one in the same event loop share one connection and one watch."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from airflow_customjob.backends.base import EngineError
+from airflow_customjob.backends.kubernetes.api import Api
+from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
+from airflow_customjob.backends.kubernetes.engine import KubernetesEngine
+
+IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a Pod finds the token and the namespace of its own service account."""
+
+
+@dataclass
+class _Shared:
+    """:param users: how many hold it; the last one closes it."""
+
+    engine: KubernetesEngine | None = None
+    users: int = 0
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+_connections: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, _Shared]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def connection(backend: KubernetesBackend) -> AsyncIterator[KubernetesEngine]:
+    """The running loop's connection to this cluster; made by the first who asks, closed by the last who leaves."""
+    known = _connections.setdefault(asyncio.get_running_loop(), {})
+    key = (backend, os.environ.get("KUBECONFIG"))
+    shared = known.setdefault(key, _Shared())
+    shared.users += 1
+    try:
+        async with shared.opening:
+            if shared.engine is None:
+                shared.engine = KubernetesEngine(backend, await api_of(backend))
+        yield shared.engine
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            known.pop(key, None)
+            if shared.engine is not None:
+                await shared.engine.close()
+
+
+async def api_of(backend: KubernetesBackend) -> Api:
+    """:raises EngineError: nothing says where the cluster is, or how to get in."""
+    configuration, namespace = await _access(backend)
+
+    async def connect() -> Any:
+        return _client((await _access(backend))[0])
+
+    return Api(_client(configuration), connect, backend.namespace or namespace or "default")
+
+
+def _client(configuration: Any) -> Any:
+    from kubernetes_asyncio.client import ApiClient
+
+    configuration.connection_pool_maxsize = 0  # no limit: each followed log holds one
+    return ApiClient(configuration)
+
+
+async def _access(backend: KubernetesBackend) -> tuple[Any, str | None]:
+    """A kubernetes_asyncio ``Configuration``, and the namespace that it comes with."""
+    from kubernetes_asyncio.config import ConfigException
+
+    try:
+        if backend.conn_id is not None:
+            return await _by_connection(backend)
+        if backend.kubeconfig or any(Path(path).expanduser().exists() for path in _default_files()):
+            return await _by_kubeconfig(backend)
+        return _in_cluster()
+    except (ConfigException, OSError, KeyError) as error:
+        raise EngineError(
+            f"there is no way to a Kubernetes cluster: {error}; give KubernetesBackend a conn_id or a kubeconfig, or export KUBECONFIG"
+        ) from error
+
+
+def _default_files() -> list[str]:
+    return [path for path in os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep) if path]
+
+
+async def _by_connection(backend: KubernetesBackend) -> tuple[Any, str | None]:
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+
+    hook = AsyncKubernetesHook(conn_id=backend.conn_id, cluster_context=backend.context)
+    extras = await hook.get_conn_extras()
+    async with hook.get_conn() as client:
+        return client.configuration, extras.get("namespace") or extras.get("extra__kubernetes__namespace")
+
+
+async def _by_kubeconfig(backend: KubernetesBackend) -> tuple[Any, str | None]:
+    from kubernetes_asyncio.client import Configuration
+    from kubernetes_asyncio.config import load_kube_config
+    from kubernetes_asyncio.config.kube_config import list_kube_config_contexts
+
+    files = backend.kubeconfig or os.pathsep.join(_default_files())
+    configuration = Configuration()
+    await load_kube_config(files, backend.context, configuration, persist_config=False)
+    contexts, current = list_kube_config_contexts(files)
+    named = [context for context in contexts if context["name"] == backend.context]
+    chosen = named[0] if named else current
+    return configuration, (chosen or {}).get("context", {}).get("namespace")
+
+
+def _in_cluster() -> tuple[Any, str | None]:
+    from kubernetes_asyncio.client import Configuration
+    from kubernetes_asyncio.config import load_incluster_config
+
+    configuration = Configuration()
+    load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    return configuration, (IN_CLUSTER / "namespace").read_text().strip()
