@@ -16,9 +16,8 @@ def get_commands() -> list[CLICommand]:
     """What Airflow's command line adds to its own."""
     from airflow.cli.cli_config import ActionCommand, Arg
 
-    rest = Arg(
-        ("argv",), nargs=argparse.REMAINDER, metavar="COMMAND ...", help="a command of `customjob` and its arguments"
-    )
+    told = "a command of `customjob` and its arguments"
+    rest = Arg(("argv",), nargs=argparse.REMAINDER, metavar="COMMAND ...", help=told)  # type: ignore[no-untyped-call]
     return [ActionCommand("customjob", "Run Vertex AI's CustomJobs on one's own machines", _run, (rest,))]
 
 
