@@ -86,10 +86,12 @@ async def collect(
     owner_state: OwnerState | None = None,
     dry_run: bool = False,
     say: Callable[[str], None] = log.info,
+    hold_removal: float = 0.0,
     clock: Callable[[], float] = time.time,
 ) -> list[Collected]:
     """Look at every job on the engine, and do what :func:`verdict_on` says.
 
+    :param hold_removal: seconds that ended replicas are kept, for a supervisor that still reads their logs to the end.
     :returns: all that was done, without what is kept.
     """
     done = []
@@ -111,7 +113,7 @@ async def collect(
         done.append(verdict)
         if not dry_run:
             with suppress(Fenced, RecordConflict):  # somebody is at work there: it is not left
-                await _carry_out(engine, objects, record, verdict, state, say, clock)
+                await _carry_out(engine, objects, record, verdict, state, say, hold_removal, clock)
     return done
 
 
@@ -122,6 +124,7 @@ async def _carry_out(
     verdict: Collected,
     owner_state: str | None,
     say: Callable[[str], None],
+    hold_removal: float,
     clock: Callable[[], float],
 ) -> None:
     if record is None:
@@ -131,7 +134,10 @@ async def _carry_out(
     if verdict.fate is Fate.CANCEL:
         why = f"The job was cancelled because its Airflow task is {owner_state}."
         await cancel_job(engine, objects.job_id, Canceller.SWEEP, why, task_state=owner_state, clock=clock)
-    await Supervisor(engine, record.job_id, record.owner, record.generation, say=say, clock=clock).run()
+    supervisor = Supervisor(
+        engine, record.job_id, record.owner, record.generation, say=say, hold_removal=hold_removal, clock=clock
+    )
+    await supervisor.run()
     if verdict.fate is Fate.FORGET:
         stored = await engine.read_record(record.job_id)
         if stored is not None:

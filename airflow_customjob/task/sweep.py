@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 from airflow_customjob.client import AsyncCustomJobClient
 from airflow_customjob.provider_info import OPTIONS
+from airflow_customjob.supervisor.follow import DRAIN_BUDGET
 from airflow_customjob.supervisor.ownership import GONE, UNKNOWN
 from airflow_customjob.supervisor.record import Owner
 from airflow_customjob.task.comms import ask_airflow
@@ -73,7 +74,7 @@ async def sweep(
     async def owner_state(owner: Owner) -> str | None:
         return await state_of(owner, installation)
 
-    await client.gc(owner_state=owner_state, say=say)
+    await client.gc(owner_state=owner_state, say=say, hold_removal=DRAIN_BUDGET)
     for job in await client.list():
         where = job.record.owner.where
         detached = DETACHED in where and where.get("installation") == installation

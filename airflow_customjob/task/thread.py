@@ -82,9 +82,8 @@ class SupervisorThread:
         thread = threading.Thread(target=context.run, args=(target,), name="customjob supervisor", daemon=True)
         thread.start()
         try:
-            return (
-                outcome.result()
-            )  # not thread.join(): one that a signal's exception leaves takes the thread for ended
+            # Not thread.join(): one that an exception of a signal handler leaves takes the thread for ended.
+            return outcome.result()
         except BaseException:
             if not outcome.done():
                 self.tell(Stop.OVER)

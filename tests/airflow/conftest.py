@@ -62,7 +62,7 @@ class Ran:
                 run_id=self.run.run_id, key=key, task_ids=task_id, map_indexes=map_index, dag_ids=self.run.dag_id
             )
             found = session.scalars(query).first()
-            return None if found is None else XComModel.deserialize_value(found)
+            return None if found is None else found.value
 
 
 @pytest.fixture
