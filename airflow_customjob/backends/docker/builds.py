@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shlex
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from airflow_customjob.backends.base import EngineError, LaunchRefused, Say
 from airflow_customjob.backends.docker.api import Api, Conflicting, DaemonError, Missing
 from airflow_customjob.backends.docker.body import LOG_CONFIG, archive
 from airflow_customjob.backends.docker.images import find
-from airflow_customjob.backends.docker.labels import EXECUTOR, KIND, KIND_BUILD, PACKAGES
+from airflow_customjob.backends.docker.labels import EXECUTOR, KIND, KIND_BUILD, NONCE, PACKAGES, seconds
 from airflow_customjob.backends.docker.logs import entries
 from airflow_customjob.packaging import Fetched, PackageError, content_key, fetch, install_commands
 from airflow_customjob.plan.types import Package
@@ -31,6 +32,8 @@ LAST_LINES = 20
 """Lines of pip's output that the error of a failed installation tells."""
 NOT_STARTED = 15.0
 """Seconds after which a builder that was created and not started has lost its maker."""
+COMMITS = 600.0
+"""Seconds after which whoever was to keep what a builder installed has died over it."""
 AGAIN = 0.2
 """Seconds between two looks at a builder that another process is about to start or to remove."""
 
@@ -93,7 +96,10 @@ class Builds:
             if state["Status"] == "created":
                 await self._not_started(name, builder)
             elif state["Status"] == "exited" and state["ExitCode"] == 0:
-                return await self._commit(key, name, base, image, packages)
+                committed = await self._commit(key, name, base, image, packages, state)
+                if committed is not None:
+                    return committed
+                await asyncio.sleep(AGAIN)
             elif state["Status"] == "exited":
                 await self._failed(name, image, packages, state)
             else:
@@ -134,22 +140,36 @@ class Builds:
             raise
 
     async def _not_started(self, name: str, builder: dict[str, Any]) -> None:
-        from airflow_customjob.backends.docker.labels import seconds
-
         if time.time() - (seconds(builder["Created"]) or 0.0) > NOT_STARTED:
             await self.api.remove_container(name)
         else:
             await asyncio.sleep(AGAIN)
 
-    async def _commit(self, key: str, name: str, base: dict[str, Any], image: str, packages: Sequence[Fetched]) -> str:
+    async def _commit(
+        self,
+        key: str,
+        name: str,
+        base: dict[str, Any],
+        image: str,
+        packages: Sequence[Fetched],
+        state: dict[str, Any],
+    ) -> str | None:
+        """The image's id; None: another process is making it at this moment, since two would be two images."""
+        claim, nonce = f"{name}-commit", secrets.token_hex(6)
+        got = await self.api.create_volume(claim, {KIND: KIND_BUILD, NONCE: nonce})
+        if got.get(NONCE) != nonce:
+            if time.time() - (seconds(state["FinishedAt"]) or 0.0) > COMMITS:
+                await self.api.remove_volume(claim)
+            return None
         found = await find(self.api, f"{REPOSITORY}:{key}")
         if found is None:
             params = {"container": name, "repo": REPOSITORY, "tag": key, "comment": "python_package_spec", "pause": "0"}
             config = {**(base.get("Config") or {}), "Labels": _image_labels(base, image, packages)}
-            with contextlib.suppress(Missing):  # another process has, and removed it
+            with contextlib.suppress(Missing):
                 await self.api.call("POST", "commit", what=f"keep what {name} installed", params=params, body=config)
             found = await find(self.api, f"{REPOSITORY}:{key}")
         await self.api.remove_container(name)
+        await self.api.remove_volume(claim)
         if found is None:
             raise EngineError(f"the image {REPOSITORY}:{key} was removed while it was made")
         return str(found["Id"])

@@ -93,19 +93,19 @@ class Gpus:
             if again:
                 holders.update(await self._holders())
             free = [device for device, holder in holders.items() if holder is None]
-            for device in free or await self._left_behind(holders):
+            for device in free or await self._left_behind(holders, job_id):
                 with suppress(RecordConflict):
                     labels = {JOB: job_id, REPLICA: replica}
                     holders[device] = taken = await self._sequence(device).append(holders[device], labels)
                     return taken
         return None
 
-    async def _left_behind(self, holders: Mapping[str, Revision | None]) -> list[str]:
-        """Devices whose holder has no containers, and no record or a terminal one."""
+    async def _left_behind(self, holders: Mapping[str, Revision | None], job_id: JobId) -> list[str]:
+        """Devices whose holder has no containers, and no record or a terminal one; never this job's own."""
         containers, records = await asyncio.gather(
             self.api.containers({KIND: KIND_REPLICA}), self.api.volumes({KIND: KIND_RECORD})
         )
-        alive = {container["Labels"][JOB] for container in containers}
+        alive: set[str] = {job_id} | {container["Labels"][JOB] for container in containers}
         by_job = defaultdict(list)
         for volume in records:
             by_job[volume["Labels"].get(JOB, "")].append(volume)

@@ -1,0 +1,544 @@
+"""What only the Docker engine does, on a real Docker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import zipfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_customjob.backends import backend_of
+from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
+from airflow_customjob.backends.docker import DockerBackend
+from airflow_customjob.backends.docker.body import shm_bytes
+from airflow_customjob.backends.docker.engine import DockerEngine
+from airflow_customjob.backends.docker.networks import subnets_for
+from airflow_customjob.plan.types import JobOptions, JobPlan, Package, Resources
+from tests.backends.contract import (
+    Act,
+    Bench,
+    DockerAdapter,
+    bench_on,
+    plan_of,
+    prints,
+    sleeps,
+    with_last_pool,
+)
+
+IMAGE = os.environ.get("CUSTOMJOB_TEST_IMAGE", "local/py:1")
+docker = pytest.mark.docker
+
+
+class Configured(DockerAdapter):
+    def __init__(self, backend: DockerBackend) -> None:
+        self._backend = backend
+
+    def backend(self) -> DockerBackend:
+        return self._backend
+
+
+def on_docker(test: Callable[[Bench], Awaitable[None]], backend: DockerBackend | None = None) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(150), bench_on(Configured(backend or DockerBackend())) as bench:
+            await test(bench)
+
+    asyncio.run(main())
+
+
+def engine_of(bench: Bench) -> DockerEngine:
+    assert isinstance(bench.engine, DockerEngine)
+    return bench.engine
+
+
+async def inspect(bench: Bench, ref: ReplicaRef) -> dict[str, Any]:
+    found = await engine_of(bench)._api.inspect(ref.name)
+    assert found is not None
+    return found
+
+
+def python(code: str, **env: str) -> Act:
+    return Act(("python3", "-c", code), sleeps().script, env=tuple(env.items()))
+
+
+def one_pool(plan: JobPlan, **resources: Any) -> JobPlan:
+    return replace(plan, pools=tuple(replace(pool, resources=Resources(**resources)) for pool in plan.pools))
+
+
+def secretly(plan: JobPlan, **secret_env: str) -> JobPlan:
+    return replace(plan, options=JobOptions(secret_env=tuple(secret_env.items())))
+
+
+async def launch(bench: Bench, plan: JobPlan) -> list[ReplicaRef]:
+    plan = replace(plan, prepared=await bench.engine.prepare(plan, lambda line: None))
+    refs = bench.refs(plan)
+    await bench.engine.create(plan, refs)
+    await bench.engine.start(plan, refs)
+    return refs
+
+
+# -- configuration and the dry run ----------------------------------------------------------------------------------
+
+
+def test_a_backend_comes_back_from_what_airflow_stores() -> None:
+    backend = DockerBackend(conn_id="registry", volumes=("/data:/data:ro",), gpus=("0", "1"), shm_size="2g")
+    assert backend_of(json.loads(json.dumps(backend.serialize()))) == backend
+    assert DockerBackend().serialize() == {"name": "docker"}
+
+
+@pytest.mark.parametrize(
+    ("size", "amount"), [("64m", 64 * 2**20), ("1.5g", 3 * 2**29), ("16GB", 2**34), ("1024", 1024), ("50%", "50%")]
+)
+def test_sizes_are_read(size: str, amount: int | str) -> None:
+    assert shm_bytes(size, None) == amount
+
+
+def test_a_size_that_is_none_is_refused_where_it_is_written() -> None:
+    with pytest.raises(ValueError, match="shm_size is 'plenty'"):
+        DockerBackend(shm_size="plenty")
+
+
+COMMANDS = [
+    pytest.param(("a",), ("b",), {"Entrypoint": ["a"], "Cmd": ["b"]}, id="both"),
+    pytest.param(("a",), (), {"Entrypoint": ["a"], "Cmd": []}, id="command only: the image's CMD is ignored"),
+    pytest.param((), ("b",), {"Cmd": ["b"]}, id="args only: the image's ENTRYPOINT stays"),
+    pytest.param((), (), {}, id="neither: the image's own"),
+]
+
+
+@pytest.mark.parametrize(("command", "args", "wanted"), COMMANDS)
+def test_command_and_args_are_entrypoint_and_cmd(
+    command: tuple[str, ...], args: tuple[str, ...], wanted: dict[str, Any]
+) -> None:
+    plan = plan_of("123", [Act(command, sleeps().script, args=args)], IMAGE)  # type: ignore[arg-type]
+    (body,) = DockerBackend().render(plan)
+    assert {key: body[key] for key in ("Entrypoint", "Cmd") if key in body} == wanted
+
+
+def test_a_dry_run_shows_everything_but_secrets() -> None:
+    plan = plan_of("123", [prints(1), prints(1)], IMAGE)  # type: ignore[arg-type]
+    plan = secretly(one_pool(plan, cpus=4.0, memory_bytes=2**34, gpus=2), TOKEN="env:CUSTOMJOB_TEST_TOKEN")
+    network, first, second = DockerBackend(gpus=("0", "1")).render(plan)
+    assert network["IPAM"]["Config"][0]["Subnet"].startswith("a free one of")
+    assert "TOKEN=***" in first["Env"]
+    config = first["HostConfig"]
+    assert config["Init"] is True
+    assert config["NanoCpus"] == 4_000_000_000
+    assert config["ShmSize"] == "50%"
+    assert "Memory" not in config, "memory limits are opt-in"
+    assert config["DeviceRequests"] == [{"DeviceIDs": ["leased", "leased"], "Capabilities": [["gpu"]]}]
+    assert config["NetworkMode"] == network["Name"]
+    assert second["NetworkingConfig"]["EndpointsConfig"][network["Name"]]["Aliases"] == [plan.replicas[1].host]
+
+
+def test_memory_limits_are_the_machine_types_when_asked_for() -> None:
+    plan = one_pool(plan_of("123", [prints(1)], IMAGE), memory_bytes=2**34)  # type: ignore[arg-type]
+    (body,) = DockerBackend().render(replace(plan, options=JobOptions(memory_limits=True)))
+    assert (body["HostConfig"]["Memory"], body["HostConfig"]["MemorySwap"]) == (2**34, 2**34)
+
+
+def test_subnets_are_large_enough_and_all_of_the_range_is_tried() -> None:
+    found = list(subnets_for("a", 3, ("10.0.0.0/24", "10.9.0.0/27")))
+    assert sorted(found)[:2] == ["10.0.0.0/28", "10.0.0.112/28"]
+    assert len(set(found)) == len(found) == 16 + 2
+    assert next(subnets_for("a", 100, ("10.0.0.0/24",))).endswith("/25")
+    assert not list(subnets_for("a", 300, ("10.0.0.0/24",)))
+
+
+# -- what a replica sees --------------------------------------------------------------------------------------------
+
+
+@docker
+def test_replicas_meet_by_host_name_and_one_alone_has_no_network_of_its_own() -> None:
+    async def test(bench: Bench) -> None:
+        host = f"cmle-training-workerpool0-{int(bench.job_id) % 16**10:010x}-0"
+        server = (
+            "import socket as s, os; l=s.create_server(('', 2222)); c=l.accept()[0]; c.sendall(b'hello'); "
+            "print(os.environ['HOSTNAME'], s.gethostname())"
+        )
+        client = (
+            "import socket as s, os, time\nfor _ in range(100):\n try: c=s.create_connection((os.environ['PEER'], 2222)); break\n"
+            " except OSError: time.sleep(.1)\nprint(c.recv(5).decode())"
+        )
+        refs = await launch(bench, bench.plan(python(server), python(client, PEER=host)))
+        await bench.ended()
+        assert await bench.texts(refs[0]) == [f"{host} {host}"]
+        assert await bench.texts(refs[1]) == ["hello"]
+        (objects,) = [job for job in await bench.engine.jobs() if job.job_id == bench.job_id]
+        assert any(name == f"customjob-{bench.job_id}-1" for name in objects.other)
+        alone = await bench.prepared(prints(1), job_id=bench.new_job())
+        await bench.engine.create(alone, bench.refs(alone))
+        assert not [job.other for job in await bench.engine.jobs() if job.job_id == alone.job_id and job.other]
+
+    on_docker(test)
+
+
+@docker
+def test_shared_memory_is_sized_for_training_and_cpus_are_capped_to_the_host() -> None:
+    async def test(bench: Bench) -> None:
+        code = "import os; s=os.statvfs('/dev/shm'); print(s.f_blocks * s.f_frsize)"
+        (ref,) = await launch(bench, one_pool(bench.plan(python(code)), cpus=9000.0))
+        await bench.ended()
+        info = await engine_of(bench)._api.info()
+        (size,) = await bench.texts(ref)
+        assert abs(int(size) - info["MemTotal"] / 2) < 2**20
+        assert (await inspect(bench, ref))["HostConfig"]["NanoCpus"] == info["NCPU"] * 10**9
+
+    on_docker(test)
+
+
+@docker
+def test_files_are_there_before_the_first_instruction() -> None:
+    async def test(bench: Bench) -> None:
+        plan = bench.plan(Act(("cat", "/etc/customjob/cluster.json"), sleeps().script))
+        plan = replace(
+            plan, replicas=(replace(plan.replicas[0], files=(("/etc/customjob/cluster.json", '{"ü": 1}\n'),)),)
+        )
+        (ref,) = await launch(bench, plan)
+        await bench.ended()
+        assert await bench.texts(ref) == ['{"ü": 1}']
+
+    on_docker(test)
+
+
+@docker
+def test_a_secret_reaches_the_replica_and_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUSTOMJOB_TEST_TOKEN", "s3cr3t-value")
+
+    async def test(bench: Bench) -> None:
+        plan = secretly(
+            bench.plan(python("import os; print(os.environ['TOKEN'][::-1])")), TOKEN="env:CUSTOMJOB_TEST_TOKEN"
+        )
+        (ref,) = await launch(bench, plan)
+        await bench.ended()
+        assert await bench.texts(ref) == ["eulav-t3rc3s"]
+        assert "s3cr3t" not in json.dumps((await inspect(bench, ref))["Config"]["Labels"])
+
+    on_docker(test)
+
+
+# -- how replicas end -----------------------------------------------------------------------------------------------
+
+
+@docker
+@pytest.mark.parametrize("where", ["itself", "a child"])
+def test_a_replica_that_runs_out_of_memory_says_so(where: str) -> None:
+    eat = "b = bytearray(300 << 20)\nfor i in range(0, len(b), 4096): b[i] = 1"
+    child = (
+        f"import subprocess, sys\nsys.exit(3 if subprocess.run([sys.executable, '-c', '''{eat}''']).returncode else 0)"
+    )
+
+    async def test(bench: Bench) -> None:
+        plan = one_pool(bench.plan(python(eat if where == "itself" else child)), memory_bytes=64 << 20)
+        await launch(bench, replace(plan, options=JobOptions(memory_limits=True)))
+        status = (await bench.ended())["workerpool0-0"]
+        assert (status.phase, status.reason) == (Phase.EXITED, Reason.OOM_KILLED)
+        assert status.exit_code == (137 if where == "itself" else 3)
+
+    on_docker(test)
+
+
+@docker
+def test_python_as_first_process_dies_of_its_own_signal() -> None:
+    """Without an init, a SIGSEGV that PID 1 sends itself is ignored, and the replica goes on to exit 0."""
+
+    async def test(bench: Bench) -> None:
+        await launch(bench, bench.plan(python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")))
+        assert (await bench.ended())["workerpool0-0"].exit_code == 139
+
+    on_docker(test)
+
+
+@docker
+def test_a_missing_image_is_refused_with_what_to_do() -> None:
+    async def test(bench: Bench) -> None:
+        plan = with_last_pool(bench.plan(prints(1)), image="127.0.0.1:1/none:404")
+        with pytest.raises(LaunchRefused, match=r"127\.0\.0\.1:1/none:404 .* image_map"):
+            await bench.engine.prepare(plan, lambda line: None)
+
+    on_docker(test)
+
+
+@docker
+def test_a_start_that_docker_refuses_shows_in_every_process() -> None:
+    async def test(bench: Bench) -> None:
+        plan = await bench.prepared(prints(1))
+        (ref,) = refs = bench.refs(plan)
+        await bench.engine.create(plan, refs)
+        body = (await inspect(bench, ref))["Config"]
+        await bench.engine.remove(refs)
+        broken = {"Image": IMAGE, "Labels": body["Labels"], "Entrypoint": ["/no/such"], "HostConfig": {"Init": False}}
+        api = engine_of(bench)._api
+        await api.call("POST", "containers/create", what="create", params={"name": ref.name}, body=broken)
+        await bench.engine.start(plan, refs)
+        status = (await bench.seen())["workerpool0-0"]
+        assert (status.phase, status.reason, status.exit_code) == (Phase.EXITED, Reason.START_ERROR, 127)
+        assert status.message.startswith('exec: "/no/such"')
+
+    on_docker(test)
+
+
+# -- networks -------------------------------------------------------------------------------------------------------
+
+
+@docker
+@pytest.mark.timeout(300)
+def test_sixty_jobs_get_their_networks_at_once() -> None:
+    async def test(bench: Bench) -> None:
+        jobs = [bench.job_id, *(bench.new_job() for _ in range(59))]
+        base = await bench.prepared(prints(1), prints(1))
+        plans = [replace(plan_of(job, [prints(1)] * 2, IMAGE), prepared=base.prepared) for job in jobs]
+        await asyncio.gather(*(bench.engine.create(plan, bench.refs(plan)[:1]) for plan in plans))
+        listed = {job.job_id: job.other for job in await bench.engine.jobs() if job.job_id in jobs}
+        assert [len(listed[job]) for job in jobs] == [1] * 60
+
+    on_docker(test)
+
+
+@docker
+def test_two_creators_make_one_network() -> None:
+    async def test(bench: Bench) -> None:
+        for _ in range(5):
+            plan = await bench.prepared(prints(1), prints(1), job_id=bench.new_job())
+            await asyncio.gather(*(bench.engine.create(plan, bench.refs(plan)) for _ in range(4)))
+            networks = await engine_of(bench)._api.networks({"customjob.job-id": plan.job_id})
+            assert len(networks) == 1
+
+    on_docker(test)
+
+
+@docker
+def test_a_range_without_a_free_subnet_queues_the_job() -> None:
+    async def test(bench: Bench) -> None:
+        first = await bench.prepared(prints(1), prints(1))
+        await bench.engine.create(first, bench.refs(first))
+        second = await bench.prepared(prints(1), prints(1), job_id=bench.new_job())
+        with pytest.raises(EngineBusy, match=r"every subnet of 10\.202\.7\.0/28 is in use"):
+            await bench.engine.create(second, bench.refs(second))
+        await bench.engine.remove(bench.refs(first))
+        await bench.engine.release(first.job_id)
+        await bench.engine.create(second, bench.refs(second))
+
+    on_docker(test, DockerBackend(subnets=("10.202.7.0/28",)))
+
+
+# -- GPUs: leased on real volumes; no GPU is needed for that ---------------------------------------------------------
+
+TWO_GPUS = DockerBackend(gpus=("test-a", "test-b"))
+
+
+def wants_gpus(bench: Bench, count: int, replicas: int = 1, new: bool = True) -> JobPlan:
+    job_id = bench.new_job() if new else bench.job_id
+    return one_pool(bench.plan(*[prints(1)] * replicas, job_id=job_id), gpus=count)
+
+
+@docker
+def test_concurrent_jobs_lease_distinct_gpus() -> None:
+    async def test(bench: Bench) -> None:
+        gpus = engine_of(bench)._gpus
+        plans = [wants_gpus(bench, 1), wants_gpus(bench, 1)]
+        leased = await asyncio.gather(*(gpus.lease(plan, bench.refs(plan)) for plan in plans))
+        assert sorted(ids for lease in leased for ids in lease["workerpool0-0"]) == ["test-a", "test-b"]
+        assert await gpus.lease(plans[0], bench.refs(plans[0])) == leased[0], "leasing again changes nothing"
+        assert await gpus.lease(plans[0], bench.refs(plans[0], restart=1)) == leased[0], "a restart keeps its device"
+
+    on_docker(test, TWO_GPUS)
+
+
+@docker
+def test_a_shortage_of_gpus_queues_the_job_and_holds_nothing() -> None:
+    async def test(bench: Bench) -> None:
+        gpus = engine_of(bench)._gpus
+        holder, waiter = wants_gpus(bench, 1), wants_gpus(bench, 1, replicas=2)
+        await bench.engine.write_record(holder.job_id, "{}", if_version=0, labels={"state": "JOB_STATE_RUNNING"})
+        held = await gpus.lease(holder, bench.refs(holder))
+        with pytest.raises(EngineBusy, match=f"waits for 1 GPU.*{holder.job_id}"):
+            await gpus.lease(waiter, bench.refs(waiter))
+        assert not [job for job in await bench.engine.jobs() if job.job_id == waiter.job_id]
+        await bench.engine.release(holder.job_id)
+        got = await gpus.lease(waiter, bench.refs(waiter))
+        assert sorted(ids[0] for ids in got.values()) == ["test-a", "test-b"]
+        assert held["workerpool0-0"][0] in {ids[0] for ids in got.values()}
+
+    on_docker(test, TWO_GPUS)
+
+
+@docker
+def test_more_gpus_than_the_host_has_are_refused() -> None:
+    async def test(bench: Bench) -> None:
+        plan = wants_gpus(bench, 3)
+        with pytest.raises(LaunchRefused, match=r"asks for 3 GPUs at once .* has 2"):
+            await engine_of(bench)._gpus.lease(plan, bench.refs(plan))
+
+    on_docker(test, TWO_GPUS)
+
+
+@docker
+def test_gpus_of_a_job_that_vanished_are_taken_over() -> None:
+    async def test(bench: Bench) -> None:
+        gpus = engine_of(bench)._gpus
+        vanished, ended, next_one = (wants_gpus(bench, 1) for _ in range(3))
+        await gpus.lease(vanished, bench.refs(vanished))
+        await bench.engine.write_record(ended.job_id, "{}", if_version=0, labels={"state": "JOB_STATE_FAILED"})
+        await gpus.lease(ended, bench.refs(ended))
+        both = one_pool(next_one, gpus=2)
+        assert sorted((await gpus.lease(both, bench.refs(both)))["workerpool0-0"]) == ["test-a", "test-b"]
+
+    on_docker(test, TWO_GPUS)
+
+
+# -- records --------------------------------------------------------------------------------------------------------
+
+
+@docker
+def test_a_job_whose_record_was_pruned_is_still_listed() -> None:
+    async def test(bench: Bench) -> None:
+        plan, refs = await bench.created(prints(1))
+        await bench.engine.write_record(bench.job_id, "x" * 400_000, if_version=0)
+        (volume,) = await engine_of(bench)._api.volumes({"customjob.job-id": bench.job_id})
+        await engine_of(bench)._api.remove_volume(volume["Name"])
+        (job,) = [job for job in await bench.engine.jobs() if job.job_id == bench.job_id]
+        assert (job.record, job.refs) == (None, tuple(refs))
+        assert (await bench.seen())["workerpool0-0"].digest == plan.digest
+
+    on_docker(test)
+
+
+@docker
+def test_a_deletion_that_broke_off_is_brought_to_its_end() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.engine.write_record(bench.job_id, "old", if_version=0)
+        records = engine_of(bench)._records
+        sequence = records._sequence(bench.job_id)
+        (old,) = await sequence.read()
+        await sequence._claim(old, {"customjob.deleted": "1"})
+        assert await bench.engine.read_record(bench.job_id) is None
+        assert await bench.engine.write_record(bench.job_id, "new", if_version=0) == 1
+
+    on_docker(test)
+
+
+# -- packages -------------------------------------------------------------------------------------------------------
+
+
+def wheel(folder: Path, name: str, code: str) -> Path:
+    path = folder / f"{name}-0.1-py3-none-any.whl"
+    info = f"{name}-0.1.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}/__init__.py", "")
+        archive.writestr(f"{name}/task.py", code)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def packaged(bench: Bench, path: Path, name: str) -> JobPlan:
+    plan = bench.plan(Act(("python3", "-m", f"{name}.task"), sleeps().script, args=("--epochs", "3")))
+    return with_last_pool(plan, package=Package((str(path),), f"{name}.task"))
+
+
+@docker
+def test_a_package_is_built_once_and_runs_at_the_root(tmp_path: Path) -> None:
+    name = f"trainer{os.getpid()}{os.urandom(3).hex()}"
+    path = wheel(tmp_path, name, "import os, sys; print(os.getcwd(), sys.argv[1:])")
+
+    async def test(bench: Bench) -> None:
+        plan = packaged(bench, path, name)
+        said: list[str] = []
+        engines = [DockerEngine(DockerBackend(), (engine_of(bench)._api._access, None)) for _ in range(2)]
+        try:
+            prepared = await asyncio.gather(*(engine.prepare(plan, said.append) for engine in engines))
+            assert prepared[0].artifacts == prepared[1].artifacts, "two processes build one image"
+            assert (await bench.engine.prepare(plan, said.append)).artifacts == prepared[0].artifacts
+            assert any("cache hit" in line for line in said)
+            (ref,) = await launch(bench, plan)
+            await bench.ended()
+            assert await bench.texts(ref) == ["/ ['--epochs', '3']"]
+            api = engine_of(bench)._api
+            assert not await api.containers({"customjob.kind": "build"})
+            image = await api.call("GET", f"images/{prepared[0].artifacts['0']}/json", what="inspect")
+            assert path.name in image["Config"]["Labels"]["customjob.packages"]
+        finally:
+            await bench.engine.remove(bench.refs(plan))
+            image_id = prepared[0].artifacts["0"]
+            await engine_of(bench)._api.call("DELETE", f"images/{image_id}", what="remove", params={"force": "1"})
+            for engine in engines:
+                await engine.close()
+
+    on_docker(test)
+
+
+@docker
+def test_a_package_that_cannot_be_installed_is_refused_with_pips_words(tmp_path: Path) -> None:
+    path = tmp_path / "broken-0.1-py3-none-any.whl"
+    path.write_bytes(os.urandom(100))
+
+    async def test(bench: Bench) -> None:
+        with pytest.raises(LaunchRefused, match=r"(?s)could not install broken-0\.1.*(?i:error)"):
+            await bench.engine.prepare(packaged(bench, path, "broken"), lambda line: None)
+        assert not await engine_of(bench)._api.containers({"customjob.kind": "build"})
+
+    on_docker(test)
+
+
+# -- connections ----------------------------------------------------------------------------------------------------
+
+
+@docker
+def test_jobs_share_a_connection_until_the_last_one_leaves() -> None:
+    async def main() -> None:
+        backend = DockerBackend()
+        async with backend.open() as first:
+            async with backend.open() as second, DockerBackend(shm_size="1g").open() as other:
+                assert first is second
+                assert other is not first
+            assert await first.identity()
+        async with backend.open() as later:
+            assert later is not first
+
+    asyncio.run(main())
+
+
+def test_a_docker_that_does_not_answer_is_worth_another_try() -> None:
+    async def main() -> None:
+        async with DockerBackend(docker_url="unix:///no/such/docker.sock").open() as engine:
+            with pytest.raises(EngineError, match=r"no/such/docker\.sock.*docker_url") as error:
+                await engine.identity()
+            assert not isinstance(error.value, LaunchRefused)
+
+    asyncio.run(main())
+
+
+def test_a_registrys_login_comes_from_the_docker_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    import base64
+
+    from airflow_customjob.backends.docker.access import access_of, registry_auth
+
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_REG",
+        json.dumps(
+            {
+                "conn_type": "docker",
+                "host": "reg.example:5000",
+                "login": "me",
+                "password": "hush",
+                "extra": {"docker_url": "tcp://d:2376"},
+            }
+        ),
+    )
+
+    async def main() -> None:
+        access, login = await access_of(DockerBackend(conn_id="reg"))
+        assert access.url == "tcp://d:2376"
+        assert "hush" not in repr(login)
+        header = await registry_auth("reg.example:5000/team/image:1", login)
+        assert json.loads(base64.urlsafe_b64decode(header["X-Registry-Auth"]))["password"] == "hush"
+        assert await registry_auth("other.example/image:1", login) == {}
+
+    asyncio.run(main())
