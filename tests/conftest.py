@@ -45,6 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=why))
         if "docker" in needed and not why_not("docker"):
             os.environ.setdefault("DOCKER_HOST", exports()["DOCKER_HOST"])
+        if "kubernetes" in needed and not why_not("kubernetes"):
+            os.environ.setdefault("KUBECONFIG", exports()["KUBECONFIG"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

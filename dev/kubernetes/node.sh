@@ -16,32 +16,35 @@ NODE_DATA=/var/lib/customjob-kubernetes-$INSTANCE
 NODE_TAG=customjob-kubernetes-$INSTANCE # marks our firewall rules
 NODE_CGROUP=/customjob-kubernetes-$INSTANCE
 [[ -e /sys/fs/cgroup/cgroup.controllers ]] && NODE_CGROUP=/
-NODE_PROGRAMS=(etcd kube-apiserver containerd kube-controller-manager kube-scheduler kubelet coredns)
 
 # -- making it, once ------------------------------------------------------------------------------------------------
 
 node_build() {
-  apt_install containerd runc containernetworking-plugins iptables iproute2 openssl ca-certificates procps python3 gcc libc6-dev
-  local sources binary
-  sources=$(cat "$here"/kubernetes/programs/* | cksum | cut -d' ' -f1)
-  binary=$KUBE_BIN/kubernetes-$KUBE_VERSION-$sources
-  [[ -x $binary ]] || node_build_programs "$binary"
-  for program in "${NODE_PROGRAMS[@]}" kubectl; do
-    [[ $program == containerd ]] || ln -sf "$binary" "$KUBE_BIN/$program"
+  apt_install runc containernetworking-plugins iptables iproute2 openssl ca-certificates procps python3 gcc libc6-dev
+  local version=k8s.io/component-base/version containerd=github.com/containerd/containerd/cmd program
+  node_compile programs "Kubernetes $KUBE_VERSION (about ten minutes, once)" -ldflags "-s -w -X $version.gitVersion=v$KUBE_VERSION \
+    -X $version.gitMajor=1 -X $version.gitMinor=${KUBE_VERSION:2:2} -X $version.gitTreeState=clean -X $version.gitCommit=$(printf '0%.0s' {1..40})" .
+  for program in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet coredns kubectl; do
+    ln -sf "$KUBE_BUILT/kubernetes" "$KUBE_BIN/$program"
   done
+  node_compile runtime "containerd (a minute, once)" -tags no_btrfs,no_devmapper,no_zfs,no_aufs -ldflags '-s -w' \
+    "$containerd/containerd" "$containerd/containerd-shim-runc-v2" "$containerd/ctr"
+  for program in containerd containerd-shim-runc-v2 ctr; do ln -sf "$KUBE_BUILT/$program" "$KUBE_BIN/$program"; done
 }
 
-node_build_programs() { # path
-  local go log=$KUBE_STATE/build.log version=k8s.io/component-base/version
+node_compile() { # folder what arguments...: sets KUBE_BUILT, where the programs are
+  local folder=$here/kubernetes/$1 log=$KUBE_STATE/build-$1.log go
+  KUBE_BUILT=$CACHE/kubernetes/$1-$({ cat "$folder"/*; echo "${@:3}"; } | cksum | cut -d' ' -f1)
+  [[ -d $KUBE_BUILT ]] && return
   go=$(node_go)
-  say "building Kubernetes $KUBE_VERSION from its Go modules (about ten minutes, once; log: $log)"
+  say "building $2 from its Go modules (log: $log)"
+  rm -rf "$KUBE_BUILT.part" && mkdir -p "$KUBE_BUILT.part"
   (
-    cd "$here/kubernetes/programs"
+    cd "$folder"
     export GOTOOLCHAIN=local GOFLAGS='-buildvcs=false -mod=readonly' CGO_ENABLED=0
-    nice "$go" build -trimpath -o "$1.part" -ldflags "-s -w -X $version.gitVersion=v$KUBE_VERSION -X $version.gitMajor=1 \
-      -X $version.gitMinor=${KUBE_VERSION:2:2} -X $version.gitTreeState=clean -X $version.gitCommit=$(printf '0%.0s' {1..40})" .
-  ) >"$log" 2>&1 || { tail -20 "$log" >&2; die "building Kubernetes failed; its log: $log"; }
-  mv "$1.part" "$1"
+    nice "$go" build -trimpath -o "$KUBE_BUILT.part/" "${@:3}"
+  ) >"$log" 2>&1 || { tail -20 "$log" >&2; die "building $2 failed; its log: $log"; }
+  mv "$KUBE_BUILT.part" "$KUBE_BUILT"
 }
 
 node_go() { # a Go that is new enough
@@ -72,9 +75,7 @@ node_ours() { [[ -d $KUBE_STATE/pki ]]; }
 
 node_start() { # program arguments...
   node_alive "$1" && return
-  local command=$KUBE_BIN/$1
-  [[ $1 == containerd ]] && command=containerd
-  setsid nohup "$command" "${@:2}" >>"$KUBE_STATE/log/$1.log" 2>&1 </dev/null &
+  PATH=$KUBE_BIN:$PATH setsid nohup "$KUBE_BIN/$1" "${@:2}" >>"$KUBE_STATE/log/$1.log" 2>&1 </dev/null &
   echo $! >"$KUBE_STATE/pid/$1"
 }
 
@@ -180,7 +181,7 @@ current-context: node
 TEXT
 }
 
-node_ctr() { ctr --connect-timeout 2s -a "$NODE_RUN/containerd.sock" -n k8s.io "$@"; }
+node_ctr() { "$KUBE_BIN/ctr" --connect-timeout 2s -a "$NODE_RUN/containerd.sock" -n k8s.io "$@"; }
 
 node_containerd() {
   cat >"$KUBE_STATE/containerd.toml" <<TEXT

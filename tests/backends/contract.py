@@ -98,9 +98,13 @@ def missing_command() -> Act:
 
 
 class Adapter(Protocol):
-    """One engine, to the suite."""
+    """One engine, to the suite.
+
+    :param least_grace: seconds that the engine itself leaves between the polite signal and the final one, at least.
+    """
 
     runs_commands: bool
+    least_grace: float = 0.0
 
     def backend(self) -> Backend:
         """The configuration; the same at every call."""
@@ -183,6 +187,28 @@ class DockerAdapter(Adapter):
 
     def impossible(self, plan: JobPlan) -> JobPlan:
         return with_last_pool(plan, image="127.0.0.1:1/none:404", image_requested="127.0.0.1:1/none:404")
+
+
+class KubernetesAdapter(Adapter):
+    runs_commands = True
+    least_grace = 2.0  # the kubelet's minimumGracePeriodInSeconds
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def backend(self) -> Backend:
+        from airflow_customjob.backends.kubernetes import KubernetesBackend
+
+        return KubernetesBackend()
+
+    def image(self) -> str:
+        return os.environ.get("CUSTOMJOB_TEST_IMAGE", "local/py:1")
+
+    def perform(self, job_id: JobId, acts: Sequence[Act]) -> None:
+        pass
+
+    def impossible(self, plan: JobPlan) -> JobPlan:
+        return with_last_pool(plan, image=" white/space:1", image_requested=" white/space:1")
 
 
 def with_last_pool(plan: JobPlan, **changes: Any) -> JobPlan:

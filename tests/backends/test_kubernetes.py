@@ -1,0 +1,712 @@
+"""What only the Kubernetes engine does, and whole jobs on a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from airflow_customjob import CustomJobClient
+from airflow_customjob.backends.base import LaunchRefused, LogLine, Phase, ReplicaStatus
+from airflow_customjob.backends.kubernetes import KubernetesBackend
+from airflow_customjob.backends.kubernetes.sharing import api_of
+from airflow_customjob.client import AsyncCustomJobClient, Job
+from airflow_customjob.plan.identity import new_job_id
+from airflow_customjob.plan.types import ClusterSpec, JobOptions
+from airflow_customjob.spec.job_state import JobState
+from airflow_customjob.supervisor.record import JobRecord
+from tests.backends.contract import (
+    Act,
+    KubernetesAdapter,
+    bench_on,
+    eventually,
+    following,
+    prints,
+    sleeps,
+    stubborn,
+)
+
+pytestmark = pytest.mark.kubernetes
+
+IMAGE = os.environ.get("CUSTOMJOB_TEST_IMAGE", "local/py:1")
+SMALL = {"*": {"cpu": "20m", "memory": "16Mi"}}
+ADMIN = KubernetesBackend(machine_types=SMALL)
+
+
+class Configured(KubernetesAdapter):
+    def __init__(self, backend: KubernetesBackend) -> None:
+        self._backend = backend
+
+    def backend(self) -> KubernetesBackend:
+        return self._backend
+
+
+def api_call(method: str, path: str, body: dict[str, Any] | None = None, content_type: str = "application/json") -> Any:
+    async def main() -> Any:
+        api = await api_of(ADMIN)
+        try:
+            return await api.call(method, path, body=body, content_type=content_type)
+        finally:
+            await api.close()
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """One of the test's own; gone afterwards with all that is in it."""
+    name = f"customjob-test-{uuid4().hex[:8]}"
+    api_call("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    try:
+        while not left_of(name, "serviceaccounts"):
+            time.sleep(0.1)
+        yield name
+    finally:
+        api_call("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def left_of(namespace: str, kind: str) -> list[str]:
+    items = api_call("GET", f"/api/v1/namespaces/{namespace}/{kind}")["items"]
+    return [item["metadata"]["name"] for item in items]
+
+
+def pool(script: str, count: int = 1, **task: Any) -> dict[str, Any]:
+    return {
+        "machineSpec": {"machineType": "n1-standard-4"},
+        "replicaCount": count,
+        "containerSpec": {"imageUri": IMAGE, "command": ["sh", "-c", script], **task},
+    }
+
+
+def job_of(*pools: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    return {"displayName": "on Kubernetes", "jobSpec": {"workerPoolSpecs": list(pools), **spec}}
+
+
+class Told:
+    """What a user is told of a job."""
+
+    def __init__(self) -> None:
+        self.lines: list[LogLine] = []
+        self.said: list[str] = []
+
+    @property
+    def texts(self) -> list[str]:
+        return [line.prefixed for line in self.lines]
+
+    def of(self, replica: str) -> list[str]:
+        return [line.text for line in self.lines if line.ref.replica == replica and not line.notice]
+
+
+def run(
+    namespace: str,
+    job: dict[str, Any],
+    options: JobOptions | None = None,
+    backend: KubernetesBackend = ADMIN,
+    **how: Any,
+) -> tuple[Job, Told]:
+    told = Told()
+    client = CustomJobClient(replace(backend, namespace=namespace))
+    ended = client.run(job, options, sink=told.lines.append, say=told.said.append, **how)
+    return ended, told
+
+
+def assert_only_records_are_left(namespace: str) -> None:
+    assert left_of(namespace, "pods") == []
+    assert left_of(namespace, "services") == []
+    assert left_of(namespace, "secrets") == []
+    maps = [name for name in left_of(namespace, "configmaps") if name.startswith("customjob-")]
+    assert all(name.count("-") == 1 for name in maps), maps
+
+
+# -- whole jobs -----------------------------------------------------------------------------------------------------
+
+MEET = """
+import json, os, socket, sys, time
+spec = json.loads(os.environ["CLUSTER_SPEC"])
+hosts = [address.split(":")[0] for pool in spec["cluster"].values() for address in pool]
+assert os.environ["HOSTNAME"] == socket.gethostname() == hosts[int(os.environ["RANK"])], (socket.gethostname(), hosts)
+assert int(os.environ["WORLD_SIZE"]) == len(hosts) == 4
+if os.environ["RANK"] == "0":
+    server = socket.create_server(("", 3333))
+    print("waiting", flush=True)
+    met = sorted(server.accept()[0].recv(100).decode() for _ in range(3))
+    print("met", *met, flush=True)
+else:
+    began = time.monotonic()
+    while True:
+        try:
+            peer = socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), 5)
+            break
+        except OSError as error:
+            print("not yet", error, flush=True)
+            time.sleep(0.2)
+    peer.sendall(f"{os.environ['RANK']}:{spec['task']['type']}".encode())
+    print(f"met the primary after {time.monotonic() - began:.1f} s", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_four_replicas_of_three_pools_meet_by_host_name(namespace: str) -> None:
+    python = {"command": ["python3", "-c", MEET]}
+    ended, told = run(namespace, job_of(pool("", **python), pool("", 2, **python), pool("", **python)))
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    assert told.of("workerpool0-0") == ["waiting", "met 1:workerpool1 2:workerpool1 3:workerpool2"]
+    for worker in ("workerpool1-0", "workerpool1-1", "workerpool2-0"):
+        assert told.of(worker)[-1].startswith("met the primary after"), told.texts
+    assert_only_records_are_left(namespace)
+
+
+def test_a_failing_worker_fails_the_job_in_vertex_ais_words(namespace: str) -> None:
+    ended, _ = run(
+        namespace,
+        job_of(pool("exec sleep 1000"), pool('[ $RANK = 2 ] || exec sleep 1000; echo "it broke here"; exit 1', 2)),
+    )
+    assert ended.state is JobState.JOB_STATE_FAILED
+    assert ended.error.startswith(
+        "The replica workerpool1-1 exited with a non-zero status of 1. Termination reason: Error."
+    )
+    assert "it broke here" in ended.error
+    assert ended.record.error is not None
+    assert ended.record.error.code == 3
+    assert_only_records_are_left(namespace)
+
+
+def test_a_crash_runs_the_whole_job_again(namespace: str) -> None:
+    ended, told = run(
+        namespace,
+        job_of(
+            pool(
+                "echo attempt; if [ -e /mnt/again/seen ]; then exit 0; fi; touch /mnt/again/seen; kill -SEGV $$; sleep 60"
+            ),
+            pool("echo worker; exec sleep 1000"),
+        ),
+        backend=replace(
+            ADMIN,
+            pod_template={
+                "spec": {
+                    "containers": [{"name": "replica", "volumeMounts": [{"name": "again", "mountPath": "/mnt/again"}]}],
+                    "volumes": [
+                        {"name": "again", "hostPath": {"path": f"/run/{namespace}", "type": "DirectoryOrCreate"}}
+                    ],
+                }
+            },
+        ),
+    )
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    assert ended.record.attempt == 1
+    assert told.of("workerpool0-0") == ["attempt", "attempt"]
+    assert any("the whole job starts again (1 of 3)" in said and "139" in said for said in told.said), told.said
+    assert_only_records_are_left(namespace)
+
+
+def test_running_out_of_memory_is_told_as_that(namespace: str) -> None:
+    backend = replace(ADMIN, machine_types={"*": {"memory": "32Mi"}})
+    eat = "x = []\nwhile True: x.append(bytearray(2**20))"
+    ended, _ = run(
+        namespace,
+        job_of(pool("", command=["python3", "-c", eat])),
+        JobOptions(memory_limits=True),
+        backend=backend,
+    )
+    assert ended.state is JobState.JOB_STATE_FAILED
+    assert ended.error.startswith(
+        "The replica workerpool0-0 ran out of memory and exited with a non-zero status of 137."
+    )
+    assert_only_records_are_left(namespace)
+
+
+def test_an_image_that_cannot_be_pulled_is_named_while_it_is_waited_for(namespace: str) -> None:
+    """A registry that does not answer may come back: the job says why it waits, and can be cancelled."""
+
+    async def main() -> None:
+        client = AsyncCustomJobClient(replace(ADMIN, namespace=namespace))
+        told = Told()
+        job = job_of(pool("exec sleep 1000", imageUri="127.0.0.1:1/none:404"), pool("exec sleep 1000"))
+        _, submitted = await client.submit(job)
+        driving = asyncio.create_task(client.supervise(submitted.job_id, sink=told.lines.append, say=told.said.append))
+        try:
+            async with asyncio.timeout(40):
+                while not any("127.0.0.1:1/none:404" in said for said in told.said):
+                    await asyncio.sleep(0.1)
+            found = await client.get(submitted.job_id)
+            assert found.state is JobState.JOB_STATE_PENDING
+            assert "workerpool0-0 waits: " in found.record.message
+            await client.cancel(submitted.job_id)
+            async with asyncio.timeout(40):
+                assert (await driving).state is JobState.JOB_STATE_CANCELLED
+        finally:
+            driving.cancel()
+
+    asyncio.run(main())
+    assert_only_records_are_left(namespace)
+
+
+def test_a_timeout_ends_the_job_in_the_chosen_state(namespace: str) -> None:
+    job = job_of(pool("echo up; exec sleep 1000"), pool("exec sleep 1000"), scheduling={"timeout": "3s"})
+    ended, _ = run(namespace, job, JobOptions(timeout_state="EXPIRED"))
+    assert ended.state is JobState.JOB_STATE_EXPIRED
+    assert ended.record.start_time is not None
+    assert ended.record.end_time is not None
+    assert 3.0 <= ended.record.end_time - ended.record.start_time < 4.0
+    assert_only_records_are_left(namespace)
+
+
+def test_a_quota_that_the_gang_never_fits_into_rolls_it_back(namespace: str) -> None:
+    """The quota is met in the middle: what was created is taken back, and none of it has run."""
+    quota = {"metadata": {"name": "four"}, "spec": {"hard": {"pods": "4"}}}
+    api_call("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    eventually_counted(namespace)
+    ended, told = run(namespace, job_of(pool("echo I ran"), pool("echo I ran", 7)))
+    assert ended.state is JobState.JOB_STATE_FAILED
+    assert ended.record.error is not None
+    assert ended.record.error.code == 8
+    for words in ("ResourceQuota four", "limit is pods=4", "All 8 replicas need 8 of pods"):
+        assert words in ended.error
+    assert told.lines == []
+    assert_only_records_are_left(namespace)
+
+
+def eventually_counted(namespace: str) -> None:
+    while (
+        not api_call("GET", f"/api/v1/namespaces/{namespace}/resourcequotas")["items"][0].get("status", {}).get("hard")
+    ):
+        time.sleep(0.1)
+
+
+def test_a_quota_that_others_use_up_queues_the_job(namespace: str) -> None:
+    quota = {"metadata": {"name": "three"}, "spec": {"hard": {"pods": "3"}}}
+    api_call("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    eventually_counted(namespace)
+    busy = {
+        "metadata": {"name": "other"},
+        "spec": {"containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000"]}]},
+    }
+    api_call("POST", f"/api/v1/namespaces/{namespace}/pods", busy)
+
+    async def main() -> None:
+        client = AsyncCustomJobClient(replace(ADMIN, namespace=namespace))
+        told = Told()
+        _, submitted = await client.submit(job_of(pool("exit 0"), pool("exec sleep 1000", 2)))
+        driving = asyncio.create_task(client.supervise(submitted.job_id, say=told.said.append))
+        try:
+            async with asyncio.timeout(40):
+                while (
+                    found := await client.get(submitted.job_id)
+                ).state is not JobState.JOB_STATE_QUEUED or not found.record.message:
+                    await asyncio.sleep(0.1)
+            assert "ResourceQuota three" in found.record.message
+            api = await api_of(replace(ADMIN, namespace=namespace))
+            await api.delete("pods", "other", gracePeriodSeconds=0)
+            await api.close()
+            async with asyncio.timeout(60):
+                assert (await driving).state is JobState.JOB_STATE_SUCCEEDED
+        finally:
+            driving.cancel()
+
+    asyncio.run(main())
+    assert_only_records_are_left(namespace)
+
+
+def test_an_unschedulable_replica_says_why(namespace: str) -> None:
+    async def main() -> None:
+        client = AsyncCustomJobClient(replace(ADMIN, namespace=namespace, machine_types={"*": {"cpu": "1000"}}))
+        told = Told()
+        _, submitted = await client.submit(job_of(pool("exit 0")))
+        began = time.monotonic()
+        driving = asyncio.create_task(client.supervise(submitted.job_id, say=told.said.append))
+        try:
+            async with asyncio.timeout(30):
+                while not any("Unschedulable" in said for said in told.said):
+                    await asyncio.sleep(0.05)
+            assert time.monotonic() - began < 5.0
+            assert any("Insufficient cpu" in said for said in told.said)
+            await client.cancel(submitted.job_id)
+            async with asyncio.timeout(30):
+                assert (await driving).state is JobState.JOB_STATE_CANCELLED
+        finally:
+            driving.cancel()
+
+    asyncio.run(main())
+    assert_only_records_are_left(namespace)
+
+
+def test_a_secret_is_in_the_replica_and_in_no_record_or_manifest(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOP_SECRET", "hunter2-$(HOME)-$$")
+    options = JobOptions(secret_env=(("TOKEN", "env:TOP_SECRET"),))
+    script = 'test "$TOKEN" = "hunter2-\\$(HOME)-\\$\\$" && echo same'
+    told = Told()
+    client = CustomJobClient(replace(ADMIN, namespace=namespace))
+    plan = client.plan(job_of(pool(script)), options)
+    assert "hunter2" not in str(client.backend.render(plan))
+    ended = client.run(job_of(pool(script)), options, sink=told.lines.append)
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    assert told.of("workerpool0-0") == ["same"]
+    assert "hunter2" not in str(api_call("GET", f"/api/v1/namespaces/{namespace}/configmaps"))
+    assert_only_records_are_left(namespace)
+
+
+def test_a_long_cluster_spec_comes_as_a_file(namespace: str) -> None:
+    check = (
+        "import json, os\n"
+        "spec = json.load(open(os.environ['CLUSTER_SPEC_FILE']))\n"
+        "tf = json.load(open(os.environ['TF_CONFIG_FILE']))\n"
+        "assert len(spec['cluster']['workerpool1']) == 2, spec\n"
+        "assert 'CLUSTER_SPEC' not in os.environ\n"
+        "print(spec['task'], tf['task']['type'], tf['task']['index'])\n"
+    )
+    wait = "\nimport time; time.sleep(0 if os.environ['RANK'] != '0' else 3)"
+    command = ["python3", "-c", check + wait]
+    ended, told = run(
+        namespace,
+        job_of(pool("", command=command), pool("", 2, command=command)),
+        JobOptions(cluster_spec=ClusterSpec.FILE),
+    )
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    assert told.of("workerpool0-0") == ["{'type': 'workerpool0', 'index': 0} chief 0"]
+    assert told.of("workerpool1-1") == ["{'type': 'workerpool1', 'index': 1} worker 1"]
+    assert_only_records_are_left(namespace)
+
+
+def test_a_python_package_is_installed_once_in_each_pod_and_run(namespace: str, tmp_path: Path) -> None:
+    folder = tmp_path / "src"
+    (folder / "greeter").mkdir(parents=True)
+    (folder / "greeter" / "__init__.py").write_text("")
+    (folder / "greeter" / "task.py").write_text("import sys\nprint('hello', *sys.argv[1:])\n")
+    wheel = tmp_path / "greeter-1.0+local-py3-none-any.whl"
+    make_wheel(wheel, folder)
+    task = {
+        "executorImageUri": IMAGE,
+        "packageUris": [str(wheel)],
+        "pythonModule": "greeter.task",
+        "args": ["$(RANK_IS_UNSET)", "you"],
+    }
+    package = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1, "pythonPackageSpec": task}
+    ended, told = run(namespace, job_of(package))
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, (ended.error, told.texts)
+    lines = told.of("workerpool0-0")
+    assert lines[0].startswith("Running command: python3 -m pip install --user --upgrade --force-reinstall --no-deps")
+    assert lines[-1] == "hello $(RANK_IS_UNSET) you"
+    assert_only_records_are_left(namespace)
+
+
+def make_wheel(path: Path, source: Path) -> None:
+    import zipfile
+
+    info = "greeter-1.0+local.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file in sorted(source.rglob("*.py")):
+            wheel.write(file, file.relative_to(source))
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: greeter\nVersion: 1.0+local\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_a_package_that_cannot_be_installed_shows_pips_words(namespace: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-1.0-py3-none-any.whl"
+    broken.write_bytes(b"no wheel at all")
+    task = {"executorImageUri": IMAGE, "packageUris": [str(broken)], "pythonModule": "broken.task"}
+    package = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1, "pythonPackageSpec": task}
+    ended, told = run(namespace, job_of(package))
+    assert ended.state is JobState.JOB_STATE_FAILED
+    assert "its init container packages failed" in ended.error
+    assert any(
+        "Invalid wheel" in text or "not a zip file" in text.lower() or "invalid" in text.lower() for text in told.texts
+    )
+    assert_only_records_are_left(namespace)
+
+
+# -- who dies, and what is found ------------------------------------------------------------------------------------
+
+SUPERVISE = """
+import sys
+from airflow_customjob import CustomJobClient
+from airflow_customjob.backends.kubernetes import KubernetesBackend
+client = CustomJobClient(KubernetesBackend(namespace=sys.argv[1], machine_types={"*": {}}))
+client.supervise(sys.argv[2], sink=lambda line: print(line.prefixed, flush=True), say=lambda text: None)
+"""
+
+
+@pytest.mark.parametrize("after", [0.3, 0.8, 1.5, 3.0])
+def test_a_killed_supervisor_is_followed_by_another_on_the_same_pods(namespace: str, after: float) -> None:
+    """SIGKILL at some moment of the launch or the run: the next one adopts, and nothing runs twice."""
+    client = CustomJobClient(replace(ADMIN, namespace=namespace, machine_types={"*": {}}))
+    count = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.1; done"
+    job = client.submit(job_of(pool(count), pool("echo worker up; exec sleep 1000")))
+    first = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISE, namespace, job.job_id], stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(after)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    lines: list[LogLine] = []
+    names: set[str] = set()
+
+    def look(record: JobRecord, replicas: Sequence[ReplicaStatus]) -> None:
+        names.update(status.ref.name for status in replicas)
+
+    ended = client.supervise(job.job_id, sink=lines.append, on_change=look)
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    assert len(names) == 2, "one gang only"
+    assert [line.text for line in lines if line.ref.replica == "workerpool0-0"] == [f"line {n}" for n in range(60)]
+    assert_only_records_are_left(namespace)
+
+
+def test_a_deleted_pod_is_lost_and_comes_back_under_its_name(namespace: str) -> None:
+    async def main() -> None:
+        client = AsyncCustomJobClient(replace(ADMIN, namespace=namespace))
+        told = Told()
+        script = 'hostname; test -z "$(getent hosts $MASTER_ADDR)" || echo found; exec sleep 1000'
+        _, submitted = await client.submit(job_of(pool("sleep 12"), pool(script)))
+        driving = asyncio.create_task(client.supervise(submitted.job_id, sink=told.lines.append, say=told.said.append))
+        try:
+            async with asyncio.timeout(60):
+                while not told.of("workerpool1-0"):
+                    await asyncio.sleep(0.1)
+                (worker,) = [
+                    s.ref.name
+                    for s in (await client.get(submitted.job_id)).replicas
+                    if s.ref.replica == "workerpool1-0"
+                ]
+                api = await api_of(replace(ADMIN, namespace=namespace))
+                await api.delete("pods", worker)
+                await api.close()
+                ended = await driving
+            assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+            hosts = [text for text in told.of("workerpool1-0") if text.startswith("cmle-")]
+            assert len(hosts) == 2
+            assert len(set(hosts)) == 1
+            assert any("workerpool1-0 was lost and starts again (1 of 5)" in said for said in told.said), told.said
+        finally:
+            driving.cancel()
+
+    asyncio.run(main())
+    assert_only_records_are_left(namespace)
+
+
+def test_an_evicted_replica_is_lost_whatever_its_exit_code(namespace: str) -> None:
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            act = Act(("sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done"), sleeps().script)
+            _, (ref, *_) = await bench.launched(act)
+            await bench.until_it_says(ref, "ready")
+            seen: list[Any] = []
+            async with bench.engine.watch(bench.job_id) as changes:
+                body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": ref.name}}
+                api = await api_of(replace(ADMIN, namespace=namespace))
+                await api.call("POST", api.path("pods", ref.name, "eviction"), body=body)
+                await api.close()
+                async with asyncio.timeout(30):
+                    async for _ in changes:
+                        statuses = await bench.engine.observe(bench.job_id)
+                        seen += statuses
+                        if not statuses:
+                            break
+            assert not [status for status in seen if status.phase is Phase.EXITED]
+
+    asyncio.run(main())
+
+
+def test_what_is_left_goes_with_the_record(namespace: str) -> None:
+    """The record owns all else: without any process of ours, nothing outlives it."""
+
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            version = await bench.engine.write_record(bench.job_id, "{}", if_version=0)
+            await bench.created(sleeps(), sleeps())
+            await bench.engine.delete_record(bench.job_id, if_version=version)
+
+            async def gone() -> bool:
+                return not [job for job in await bench.engine.jobs() if job.job_id == bench.job_id]
+
+            await eventually(gone)
+
+    asyncio.run(main())
+
+
+# -- permissions ----------------------------------------------------------------------------------------------------
+
+
+def role_of_the_documentation(root: Path) -> list[dict[str, Any]]:
+    import yaml
+
+    text = (root / "docs" / "kubernetes.md").read_text()
+    manifest = text.partition("```yaml\n# role.yaml\n")[2].partition("```")[0]
+    rules = yaml.safe_load(manifest)["rules"]
+    assert rules
+    return list(rules)
+
+
+@pytest.fixture
+def restricted(namespace: str, root: Path, tmp_path: Path) -> Any:
+    """Makes a kubeconfig of a service account that has the documented Role, with some verbs taken away."""
+    import yaml
+
+    def make(without: tuple[str, str] | None = None) -> KubernetesBackend:
+        rules = role_of_the_documentation(root)
+        if without is not None:
+            resource, verb = without
+            rules = [
+                {**rule, "resources": [name], "verbs": [v for v in rule["verbs"] if (name, v) != (resource, verb)]}
+                for rule in rules
+                for name in rule["resources"]
+            ]
+            rules = [rule for rule in rules if rule["verbs"]]
+        name = f"user-{uuid4().hex[:6]}"
+        api = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+        api_call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": name}})
+        api_call("POST", f"{api}/roles", {"metadata": {"name": name}, "rules": rules})
+        binding = {
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        }
+        api_call("POST", f"{api}/rolebindings", binding)
+        asked = api_call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", {"spec": {}})
+        config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+        config["users"] = [{"name": config["users"][0]["name"], "user": {"token": asked["status"]["token"]}}]
+        path = tmp_path / f"{name}.kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return KubernetesBackend(kubeconfig=str(path), namespace=namespace, machine_types=SMALL)
+
+    return make
+
+
+def test_the_documented_role_is_enough(namespace: str, restricted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOP_SECRET", "x")
+    backend = restricted()
+    options = JobOptions(secret_env=(("TOKEN", "env:TOP_SECRET"),), cluster_spec=ClusterSpec.FILE)
+    ended, told = run(namespace, job_of(pool("echo here; sleep 1"), pool("exec sleep 1000")), options, backend=backend)
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    assert told.of("workerpool0-0") == ["here"]
+    client = CustomJobClient(backend)
+    assert [job.job_id for job in client.list()] == [ended.job_id]
+    client.gc()
+    assert_only_records_are_left(namespace)
+
+
+@pytest.mark.parametrize(("resource", "verb"), [("pods", "create"), ("services", "create"), ("secrets", "create")])
+def test_a_missing_verb_is_named(
+    namespace: str, restricted: Any, monkeypatch: pytest.MonkeyPatch, resource: str, verb: str
+) -> None:
+    monkeypatch.setenv("TOP_SECRET", "x")
+    options = JobOptions(secret_env=(("TOKEN", "env:TOP_SECRET"),))
+    ended, _ = run(namespace, job_of(pool("exit 0"), pool("exit 0")), options, backend=restricted((resource, verb)))
+    assert ended.state is JobState.JOB_STATE_FAILED
+    assert f"lacks the verb '{verb}' on '{resource}'" in ended.error
+    assert_only_records_are_left(namespace)
+
+
+# -- the engine -----------------------------------------------------------------------------------------------------
+
+
+def test_the_api_server_takes_what_is_rendered(namespace: str) -> None:
+    backend = replace(ADMIN, namespace=namespace, queue="team", shm_size="1Gi", annotations={"a/b": "c"})
+    options = JobOptions(cluster_spec=ClusterSpec.FILE, memory_limits=True, secret_env=(("TOKEN", "env:X"),))
+    client = CustomJobClient(backend)
+    worker = pool("exit 0", 2) | {
+        "diskSpec": {"bootDiskSizeGb": 100},
+        "nfsMounts": [{"server": "10.0.0.1", "path": "/export", "mountPoint": "data"}],
+        "machineSpec": {"machineType": "n1-standard-8", "acceleratorType": "NVIDIA_TESLA_T4", "acceleratorCount": 2},
+    }
+    plan = client.plan(
+        job_of(pool("exit 0"), worker, serviceAccount="trainer@project.iam.gserviceaccount.com"), options
+    )
+    account = {"metadata": {"name": "trainer"}}
+    api_call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", account)
+    for manifest in backend.render(plan):
+        kind = f"{manifest['kind'].lower()}s"
+        api_call("POST", f"/api/v1/namespaces/{namespace}/{kind}?dryRun=All", manifest)
+
+
+def test_cut_connections_lose_nothing(namespace: str) -> None:
+    """Watch and logs go on from where they were."""
+
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            _, (ref, *_) = await bench.launched(prints(80, every=0.05))
+            async with following(bench, ref) as lines:
+                for _ in range(3):
+                    await asyncio.sleep(1.0)
+                    for connection in list(bench.engine._api._client.rest_client.pool_manager.connector._acquired):  # type: ignore[attr-defined]
+                        connection.close()
+            assert [line.text for line in lines if not line.notice] == [f"line {number}" for number in range(80)]
+
+    asyncio.run(main())
+
+
+def test_the_primary_starts_first_and_is_not_waited_for_for_ever(namespace: str) -> None:
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            plan, refs = await bench.created(*[sleeps()] * 3)
+            await bench.engine.start(plan, refs)
+            statuses = await bench.until(lambda seen: all(status.phase is Phase.RUNNING for status in seen.values()))
+            api = await api_of(replace(ADMIN, namespace=namespace))
+            pods = {ref.replica: await api.get("pods", ref.name) for ref in refs}
+            await api.close()
+            assert statuses.keys() == pods.keys()
+            scheduled = {
+                name: next(c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
+                for name, pod in pods.items()
+            }
+            assert scheduled["workerpool0-0"] == min(scheduled.values())
+
+    asyncio.run(main())
+
+
+def test_a_stopped_replica_keeps_its_log_and_exit_code_for_everybody(namespace: str) -> None:
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            act = Act(
+                ("sh", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done"), sleeps().script
+            )
+            _, refs = await bench.launched(act, stubborn())
+            for ref in refs:
+                await bench.until_it_says(ref, "ready")
+            await bench.engine.stop(refs, 0.5)
+            await asyncio.sleep(3)
+            seen = await bench.seen()
+            assert [seen[name].exit_code for name in sorted(seen)] == [7, 137]
+            assert await bench.texts(refs[0]) == ["ready", "bye"]
+
+    asyncio.run(main())
+
+
+def test_what_the_api_server_refuses_is_told_in_its_words(namespace: str) -> None:
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            plan = await bench.prepared(prints(1))
+            plan = replace(plan, pools=(replace(plan.pools[0], image="  "),))
+            with pytest.raises(LaunchRefused, match="the Pod of workerpool0-0 was refused by the API server: .*image"):
+                await bench.engine.create(plan, bench.refs(plan))
+
+    asyncio.run(main())
+    assert left_of(namespace, "pods") == []
+
+
+def test_two_jobs_and_two_clients_share_one_watch(namespace: str) -> None:
+    async def main() -> None:
+        backend = replace(ADMIN, namespace=namespace)
+        async with bench_on(Configured(backend)) as bench:
+            assert bench.engine is bench.other
+            await bench.created(sleeps())
+            async with bench.engine.watch(bench.job_id), bench.other.watch(new_job_id()):
+                await asyncio.sleep(0.5)
+                before = bench.engine._api.calls  # type: ignore[attr-defined]
+                await asyncio.sleep(2.0)
+                assert bench.engine._api.calls == before, "nothing is asked while nothing happens"  # type: ignore[attr-defined]
+
+    asyncio.run(main())
