@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "process": ("process", "ProcessBackend"),
     "docker": ("docker", "DockerBackend"),
+    "kubernetes": ("kubernetes", "KubernetesBackend"),
     "fake": ("fake", "FakeBackend"),
 }
 """Name, module below this package and class."""
