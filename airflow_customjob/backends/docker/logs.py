@@ -5,7 +5,8 @@ has a time in nanoseconds and arrives as one frame; one that does not end with a
 stream. Entries keep their order for ever, but not that of their times: both streams are written by threads of their own.
 
 So a *position* is the last entry of a line: its time, how many entries up to it have that time, and a checksum of its
-text; then the time from which unfinished lines must be read again. To go on, the log is read from :data:`OVERLAP` seconds
+text; then the time from which unfinished lines must be read again, and the streams whose unfinished line was given as it
+was. To go on, the log is read from :data:`OVERLAP` seconds
 before that, everything up to the matching entry is passed over, and the rest is new.
 """
 
@@ -52,20 +53,22 @@ class Position:
     :param at: nanoseconds.
     :param count: from 1.
     :param since: nanoseconds.
+    :param given: bits of the streams whose unfinished line was given already.
     """
 
     at: int
     count: int
     checksum: int
     since: int
+    given: int
 
     def __str__(self) -> str:
-        return f"{self.at}-{self.count}-{self.checksum:x}-{self.at - self.since}"
+        return f"{self.at}-{self.count}-{self.checksum:x}-{self.at - self.since}-{self.given}"
 
     @staticmethod
     def parse(text: str) -> Position:
-        at, count, checksum, before = text.split("-")
-        return Position(int(at), int(count), int(checksum, 16), int(at) - int(before))
+        at, count, checksum, before, given = text.split("-")
+        return Position(int(at), int(count), int(checksum, 16), int(at) - int(before), int(given))
 
 
 async def entries(content: aiohttp.StreamReader) -> AsyncIterator[list[Entry]]:
@@ -116,6 +119,7 @@ class Reader:
     _counts: dict[int, int] = field(default_factory=dict)
     _parts: dict[int, list[Entry]] = field(default_factory=dict)
     _held: list[LogLine] = field(default_factory=list)
+    _last: Entry = field(default=Entry(0, 1, b""))
 
     def __post_init__(self) -> None:
         self.position = self.after
@@ -140,8 +144,8 @@ class Reader:
             self._held.append(line)
         if self._is_the_last_given(entry):
             self.skipped, self._held = True, []
-            if not entry.data.endswith(b"\n"):  # it was given as a line, though nothing ended it
-                self._parts.pop(entry.stream, None)
+            for stream in [stream for stream in self._parts if self.after.given & stream]:
+                del self._parts[stream]
         elif entry.at > self.after.at + OVERLAP * _NANO:
             yield from self.give_up()
 
@@ -160,9 +164,10 @@ class Reader:
     def finish(self) -> Iterator[LogLine]:
         """The log is at its end: lines without a newline are lines too."""
         yield from self.give_up()
+        given = 0
         for stream in sorted(self._parts):
-            parts = self._parts.pop(stream)
-            yield self._given(self._line(parts, parts[-1]))
+            given |= stream
+            yield self._given(self._line(self._parts.pop(stream), given))
 
     def _given(self, line: LogLine) -> LogLine:
         self.position = Position.parse(line.position)
@@ -173,18 +178,21 @@ class Reader:
         if len(self._counts) > COUNTED:
             old = entry.at - 2 * OVERLAP * _NANO
             self._counts = {at: count for at, count in self._counts.items() if at > old}
+        self._last = entry
         parts = self._parts.pop(entry.stream, [])
         parts.append(entry)
-        if entry.data.endswith(b"\n") or sum(len(part.data) for part in parts) >= LONGEST:
-            return self._line(parts, entry)
+        if entry.data.endswith(b"\n"):
+            return self._line(parts, 0)
+        if sum(len(part.data) for part in parts) >= LONGEST:
+            return self._line(parts, entry.stream)
         self._parts[entry.stream] = parts
         return None
 
-    def _line(self, parts: list[Entry], last: Entry) -> LogLine:
-        data = b"".join(part.data for part in parts).removesuffix(b"\n")
+    def _line(self, parts: list[Entry], given: int) -> LogLine:
+        last, data = self._last, b"".join(part.data for part in parts).removesuffix(b"\n")
         pending = (begun[0].at for begun in self._parts.values())
-        position = Position(last.at, self._counts[last.at], zlib.crc32(last.data), min((last.at, *pending)))
-        return LogLine(self.ref, data.decode(errors="replace"), last.at / _NANO, str(position))
+        position = Position(last.at, self._counts[last.at], zlib.crc32(last.data), min((last.at, *pending)), given)
+        return LogLine(self.ref, data.decode(errors="replace"), parts[-1].at / _NANO, str(position))
 
     def _is_the_last_given(self, entry: Entry) -> bool:
         after = self.after
