@@ -91,7 +91,7 @@ async def collect(
 ) -> list[Collected]:
     """Look at every job on the engine, and do what :func:`verdict_on` says.
 
-    :param hold_removal: seconds that ended replicas are kept, for a supervisor that still reads their logs to the end.
+    :param hold_removal: seconds that replicas of ended jobs are kept, for a supervisor that still reads their logs.
     :returns: all that was done, without what is kept.
     """
     done = []
@@ -134,8 +134,9 @@ async def _carry_out(
     if verdict.fate is Fate.CANCEL:
         why = f"The job was cancelled because its Airflow task is {owner_state}."
         await cancel_job(engine, objects.job_id, Canceller.SWEEP, why, task_state=owner_state, clock=clock)
+    hold = hold_removal if verdict.fate is Fate.CLEAR else 0.0
     supervisor = Supervisor(
-        engine, record.job_id, record.owner, record.generation, say=say, hold_removal=hold_removal, clock=clock
+        engine, record.job_id, record.owner, record.generation, say=say, hold_removal=hold, clock=clock
     )
     await supervisor.run()
     if verdict.fate is Fate.FORGET:

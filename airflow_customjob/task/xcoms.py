@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -54,17 +55,21 @@ def job_document(record: JobRecord, now: float) -> dict[str, Any]:
 
 
 def replicas_document(record: JobRecord, replicas: Sequence[ReplicaStatus], now: float) -> dict[str, Any]:
-    """At most 64 KB for 1,000 replicas: phases, reasons and nodes are told once and pointed at; times are whole seconds."""
-    shown = sorted((s for s in replicas if s.ref.generation == record.generation), key=lambda s: s.ref)
+    """At most 64 KB for 1,000 replicas: phases, reasons and nodes are told once and pointed at; times are whole seconds after
+    ``since``.
+    """
+    shown = sorted((s for s in replicas if s.ref.generation == record.generation), key=_in_rank_order)
+    since = int(record.create_time)
     document: dict[str, Any] = {
         "generation": record.generation,
         "revision": int(now * 1000),
+        "since": since,
         "replica": [s.ref.replica for s in shown],
         "attempt": [s.ref.attempt for s in shown],
         "restart": [s.ref.restart for s in shown],
         "exit_code": [s.exit_code for s in shown],
-        "started_at": [s.started_at and int(s.started_at) for s in shown],
-        "finished_at": [s.finished_at and int(s.finished_at) for s in shown],
+        "started_after": [s.started_at and int(s.started_at) - since for s in shown],
+        "finished_after": [s.finished_at and int(s.finished_at) - since for s in shown],
     }
     for name, values in (
         ("phase", [s.phase.value for s in shown]),
@@ -74,6 +79,10 @@ def replicas_document(record: JobRecord, replicas: Sequence[ReplicaStatus], now:
         words = sorted(set(values))
         document[f"{name}s"], document[name] = words, [words.index(value) for value in values]
     return document
+
+
+def _in_rank_order(status: ReplicaStatus) -> tuple[list[int], int, int]:
+    return [int(number) for number in re.findall(r"\d+", status.ref.replica)], status.ref.attempt, status.ref.restart
 
 
 class Publisher:

@@ -1,0 +1,340 @@
+"""What operator and trigger have in common: the supervisor's thread, the XComs, the sweep."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from airflow_customjob.backends.base import LogLine, Phase, Reason, ReplicaRef, ReplicaStatus
+from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.plan.types import JobId, JobRequest
+from airflow_customjob.spec.job_state import JobState
+from airflow_customjob.supervisor.ownership import GONE, UNKNOWN
+from airflow_customjob.supervisor.record import JobRecord, Owner, new_record, touched
+from airflow_customjob.task import sweep, xcoms
+from airflow_customjob.task.thread import Stop, Stopping, SupervisorThread
+from tests.airflow.conftest import JOB
+
+# -- the supervisor's thread -----------------------------------------------------------------------------------------------
+
+
+class TimedOut(BaseException):
+    """As AirflowTaskTimeout."""
+
+
+@contextmanager
+def on_alarm(do: Any, after: float = 0.2) -> Iterator[None]:
+    """A signal in the main thread, as Airflow's timeout and SIGTERM are."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        do()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, after)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Work:
+    """Waits, and needs a moment to wind up."""
+
+    def __init__(self) -> None:
+        self.told: Stop | None = None
+        self.wound_up = False
+
+    async def __call__(self, stopping: Stopping) -> str:
+        if await stopping.unless_told(asyncio.sleep(30, "done")):
+            return "done"
+        self.told = stopping.why
+        await asyncio.sleep(0.3)
+        self.wound_up = True
+        return "stopped"
+
+
+def test_an_exception_of_a_signal_handler_waits_for_the_wind_up() -> None:
+    """Regression: thread.join() took the thread for ended, and the job was left running after an execution_timeout."""
+
+    def time_out() -> None:
+        raise TimedOut
+
+    work = Work()
+    with on_alarm(time_out), pytest.raises(TimedOut):
+        SupervisorThread().run(work)
+    assert (work.told, work.wound_up) == (Stop.OVER, True)
+
+
+def test_a_signal_handler_only_sets_a_flag() -> None:
+    thread, work = SupervisorThread(), Work()
+    with on_alarm(lambda: thread.tell(Stop.KILLED)):
+        assert thread.run(work) == "stopped"
+    assert work.told is Stop.KILLED
+
+
+def test_what_was_told_before_it_runs_counts_once() -> None:
+    thread, first = SupervisorThread(), Work()
+    thread.tell(Stop.KILLED)
+    assert thread.run(first) == "stopped"
+
+    async def second(stopping: Stopping) -> str | None:
+        return await stopping.unless_told(asyncio.sleep(0.05, "done"))
+
+    assert thread.run(second) == "done"
+
+
+def test_its_error_is_raised_where_it_is_waited_for() -> None:
+    async def fails(stopping: Stopping) -> None:
+        raise KeyError("no such thing")
+
+    with pytest.raises(KeyError, match="no such thing"):
+        SupervisorThread().run(fails)
+
+
+# -- XComs -----------------------------------------------------------------------------------------------------------------
+
+
+def a_record(**changes: Any) -> JobRecord:
+    record = new_record(JobId("1" * 18), Owner("key"), "engine", JobRequest(JOB), "digest", 1.7e9)
+    return touched(record, 1.7e9, **changes)
+
+
+def statuses(count: int) -> list[ReplicaStatus]:
+    return [
+        ReplicaStatus(
+            ReplicaRef(JobId("1" * 18), 1, 3, f"workerpool1-{index}", index % 2),
+            Phase.EXITED if index % 3 else Phase.RUNNING,
+            exit_code=index % 256 if index % 3 else None,
+            reason=Reason.ERROR if index % 3 else None,
+            node=f"gke-training-pool-{index % 250:08x}",
+            started_at=1.7e9 + 100_000 + index,
+            finished_at=1.7e9 + 200_000 + index if index % 3 else None,
+        )
+        for index in range(count)
+    ]
+
+
+def test_a_thousand_replicas_take_64_kilobytes() -> None:
+    document = xcoms.replicas_document(a_record(), statuses(1000), 1.7e9)
+    assert len(json.dumps(document)) < 64 * 1024
+
+
+def test_the_replicas_can_be_read_back() -> None:
+    given = statuses(9)
+    document = xcoms.replicas_document(a_record(), list(reversed(given)), 1.7e9)
+    for index, status in enumerate(given):
+        assert document["replica"][index] == status.ref.replica
+        assert document["phases"][document["phase"][index]] == status.phase
+        assert document["nodes"][document["node"][index]] == status.node
+        assert document["exit_code"][index] == status.exit_code
+
+
+def test_replicas_of_an_earlier_generation_are_not_shown() -> None:
+    assert xcoms.replicas_document(a_record(generation=2), statuses(3), 0.0)["replica"] == []
+
+
+class Pushed(list[tuple[float, str, Any]]):
+    """XComs as they are pushed."""
+
+    async def __call__(self, key: str, value: Any) -> None:
+        self.append((time.monotonic(), key, value))
+
+    def of(self, key: str) -> list[Any]:
+        return [value for _, pushed, value in self if pushed == key]
+
+
+def test_a_change_of_state_is_pushed_at_once_and_all_else_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xcoms, "EVERY", 0.3)
+    pushed = Pushed()
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(pushed)
+        running = asyncio.create_task(publisher.run())
+        for state in (JobState.JOB_STATE_PENDING, JobState.JOB_STATE_RUNNING):
+            publisher.on_change(a_record(state=state), [])
+            await asyncio.sleep(0.05)
+        for number in range(60):
+            publisher.on_change(a_record(state=JobState.JOB_STATE_RUNNING, message=str(number)), [])
+            await asyncio.sleep(0.01)
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    shown = pushed.of(xcoms.JOB)
+    assert [document["state"] for document in shown[:2]] == ["JOB_STATE_PENDING", "JOB_STATE_RUNNING"]
+    assert shown[-1]["message"] == "59"
+    assert 3 <= len(shown) <= 6
+    revisions = [document["revision"] for document in shown]
+    assert revisions == sorted(set(revisions))
+
+
+def test_an_xcom_that_cannot_be_pushed_is_pushed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xcoms, "EVERY", 0.05)
+    pushed, failures = Pushed(), [1, 2, 3]
+
+    async def push(key: str, value: Any) -> None:
+        if failures:
+            raise ConnectionError(f"no answer ({failures.pop()})")
+        await pushed(key, value)
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(push)
+        running = asyncio.create_task(publisher.run())
+        publisher.on_change(a_record(), [])
+        await asyncio.sleep(0.5)
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert len(pushed.of(xcoms.JOB)) == 1
+
+
+def test_positions_go_out_one_turn_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xcoms, "EVERY", 0.1)
+    pushed, positions = Pushed(), {"a": "1"}
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(pushed, positions)
+        running = asyncio.create_task(publisher.run())
+        for number in range(2, 7):
+            positions["a"] = str(number)
+            await asyncio.sleep(0.1)
+            assert all(int(told["a"]) < number for told in pushed.of(xcoms.POSITIONS))
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert pushed.of(xcoms.POSITIONS)
+
+
+# -- the sweep -------------------------------------------------------------------------------------------------------------
+
+TASK = {"installation": "here", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1"}
+
+
+def swept(
+    fake: FakeBackend, monkeypatch: pytest.MonkeyPatch, state: str | None, where: Mapping[str, str], installation: str
+) -> JobState:
+    """State of a running job after a sweep that finds its task in this state."""
+    monkeypatch.setattr(sweep, "state_at", lambda where: state)
+    said: list[str] = []
+
+    async def main() -> JobState:
+        client = AsyncCustomJobClient(fake)
+        await client.submit(JOB, job_id=JobId("1"), owner=Owner("key", where=dict(where)))
+        await client.supervise("1", until=lambda record: record.state is JobState.JOB_STATE_RUNNING)
+        driven: dict[str, asyncio.Task[object]] = {}
+        await sweep.sweep(client, installation, said.append, driven)
+        await asyncio.sleep(0.5)
+        for task in driven.values():
+            task.cancel()
+        await asyncio.gather(*driven.values(), return_exceptions=True)
+        return (await client.get("1")).state
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "where", "installation", "ends"),
+    [
+        ("failed", TASK, "here", True),
+        ("success", TASK, "here", True),
+        ("skipped", TASK, "here", True),
+        (GONE, TASK, "here", True),
+        ("failed", {**TASK, "detached": "true"}, "here", True),
+        ("success", {**TASK, "detached": "true"}, "here", False),
+        ("running", TASK, "here", False),
+        ("deferred", TASK, "here", False),
+        ("up_for_retry", TASK, "here", False),
+        (None, TASK, "here", False),
+        (UNKNOWN, TASK, "here", False),
+        ("failed", TASK, "elsewhere", False),
+        (GONE, {**TASK, "installation": "default"}, "default", False),
+        ("failed", {**TASK, "installation": "default"}, "default", True),
+        ("failed", {}, "here", False),
+    ],
+)
+def test_a_sweep_ends_jobs_whose_task_has_ended(
+    fake: FakeBackend,
+    world: FakeWorld,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str | None,
+    where: Mapping[str, str],
+    installation: str,
+    ends: bool,
+) -> None:
+    world.script("workerpool0-0", runs_for_ever())
+    expected = JobState.JOB_STATE_CANCELLED if ends else JobState.JOB_STATE_RUNNING
+    assert swept(fake, monkeypatch, state, where, installation) is expected
+    assert bool(world.replicas()) is not ends
+
+
+def test_a_sweep_drives_jobs_that_were_not_waited_for(
+    fake: FakeBackend, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.script("workerpool0-0", exits(0, after=0.2))
+    state = swept(fake, monkeypatch, "success", {**TASK, "detached": "true"}, "here")
+    assert state is JobState.JOB_STATE_SUCCEEDED
+    assert not world.replicas()
+
+
+def test_a_process_sweeps_an_engine_once_in_a_while(fake: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "EVERY", 0.2)
+    swept_at: list[float] = []
+
+    async def note(client: AsyncCustomJobClient, installation: str, say: sweep.Say, driven: Any) -> None:
+        swept_at.append(time.monotonic())
+        if len(swept_at) == 2:
+            raise ConnectionError("no answer")
+
+    monkeypatch.setattr(sweep, "sweep", note)
+    said: list[str] = []
+
+    async def one() -> None:
+        async with sweep.sweeping(AsyncCustomJobClient(fake), TASK, said.append):
+            await asyncio.sleep(1.1)
+
+    async def main() -> None:
+        await asyncio.gather(*(one() for _ in range(20)))
+
+    asyncio.run(main())
+    assert 3 <= len(swept_at) <= 5
+    assert len(said) == 1
+    assert "no answer" in said[0]
+
+
+def test_a_sweep_takes_no_line_from_a_job_that_is_just_ending(
+    fake: FakeBackend, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the sweep removed an ended replica while its supervisor still read its log."""
+    world.script("workerpool0-0", exits(0, says=[f"line {number}" for number in range(50)]))
+    monkeypatch.setattr(sweep, "state_at", lambda where: "running")
+    lines: list[str] = []
+
+    async def main() -> None:
+        client = AsyncCustomJobClient(fake)
+        await client.submit(JOB, job_id=JobId("1"), owner=Owner("key", where=TASK))
+        # Somebody else has written the end, and nobody has cleared away yet.
+        await client.supervise("1", until=lambda record: record.state.terminal, hold_removal=60)
+        sweeping = asyncio.create_task(sweep.sweep(client, "here", lambda text: None, {}))
+        await asyncio.sleep(0.2)
+
+        def take(line: LogLine) -> None:
+            lines.append(line.text)
+
+        await client.supervise("1", sink=take)
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
+
+    asyncio.run(main())
+    assert lines == [f"line {number}" for number in range(50)]
