@@ -690,7 +690,7 @@ def test_what_the_api_server_refuses_is_told_in_its_words(namespace: str) -> Non
         async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
             plan = await bench.prepared(prints(1))
             plan = replace(plan, pools=(replace(plan.pools[0], image="  "),))
-            with pytest.raises(LaunchRefused, match="the Pod of workerpool0-0 was refused by the API server: .*image"):
+            with pytest.raises(LaunchRefused, match=r"the Pod of workerpool0-0 was refused by the API server: .*image"):
                 await bench.engine.create(plan, bench.refs(plan))
 
     asyncio.run(main())

@@ -61,8 +61,8 @@ def status_of(pod: Json, now: float) -> ReplicaStatus | None:
     if status.get("phase") in ("Failed", "Succeeded"):
         message = _said(status.get("reason"), status.get("message")) or "it ended without having run"
         return ReplicaStatus(ref, Phase.LOST, reason=Reason.LOST, message=message, **common)
-    if running := state.get("running"):
-        return ReplicaStatus(ref, Phase.RUNNING, started_at=_seconds(running.get("startedAt")), **common)
+    if "running" in state:
+        return ReplicaStatus(ref, Phase.RUNNING, started_at=_seconds(state["running"].get("startedAt")), **common)
     return _waiting(ref, pod, state.get("waiting") or {}, common)
 
 
