@@ -542,3 +542,27 @@ def test_a_registrys_login_comes_from_the_docker_connection(monkeypatch: pytest.
         assert await registry_auth("other.example/image:1", login) == {}
 
     asyncio.run(main())
+
+
+def test_tls_files_make_a_connection_encrypted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def main() -> None:
+        monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+        async with DockerBackend(tls_ca_cert=str(tmp_path / "none.pem")).open():
+            pass
+
+    with pytest.raises(EngineError, match="tls_ca_cert"):
+        asyncio.run(main())
+
+
+@docker
+def test_more_replicas_are_followed_than_a_connection_pool_holds() -> None:
+    async def test(bench: Bench) -> None:
+        _, (ref, *_) = await bench.launched(sleeps())
+        await bench.until_it_says(ref, "ready")
+        followers = [asyncio.create_task(bench.texts(ref)) for _ in range(120)]
+        await asyncio.sleep(1)
+        async with asyncio.timeout(20):
+            await bench.engine.stop([ref], 1.0)
+            assert await asyncio.gather(*followers) == [["ready"]] * 120
+
+    on_docker(test)

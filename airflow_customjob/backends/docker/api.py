@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -245,20 +246,17 @@ async def _failures(what: str) -> AsyncIterator[None]:
 
 
 def _connect(access: Access) -> aiodocker.Docker:
-    """aiodocker finds the host; the connector is ours where it may be, since aiohttp's own limit of 100 connections would
-    be used up by the logs of 100 replicas.
-    """
+    """aiodocker finds the host. aiohttp's own limit of 100 connections goes: the logs of 100 replicas would use it up."""
     import aiodocker
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=CONNECT_TIMEOUT)
-    url = access.url
+    url, tls = access.url, None
     if access.ca_cert or access.client_cert:
         tls = _tls(access)
-        secure = (url or "").replace("tcp://", "https://", 1)
-        return aiodocker.Docker(secure or None, aiohttp.TCPConnector(ssl=tls, limit=0), timeout=timeout)
+        url = (url or os.environ.get("DOCKER_HOST", "")).replace("tcp://", "https://", 1) or None
     try:
-        docker = aiodocker.Docker(url, timeout=timeout)
+        docker = aiodocker.Docker(url, timeout=timeout, ssl_context=tls)
     except (AssertionError, ValueError) as error:
         raise EngineError(
             "there is no Docker here: neither DOCKER_HOST nor a Docker socket was found; start Docker, or set docker_url"
