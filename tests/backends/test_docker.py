@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
+import subprocess
 import zipfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -566,3 +569,42 @@ def test_more_replicas_are_followed_than_a_connection_pool_holds() -> None:
             assert await asyncio.gather(*followers) == [["ready"]] * 120
 
     on_docker(test)
+
+
+@docker
+def test_a_docker_behind_tls_is_reached_with_the_clients_certificate(tmp_path: Path) -> None:
+    subject = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run(["openssl", "req", *subject, *names, *files], check=True, capture_output=True)
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
+    context.load_cert_chain(cert, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    daemon = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, ssl.SSLError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(daemon)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        backend = DockerBackend(
+            docker_url=f"tcp://127.0.0.1:{port}", tls_ca_cert=cert, tls_client_cert=cert, tls_client_key=key
+        )
+        async with backend.open() as engine, DockerBackend().open() as direct:
+            assert await engine.identity() == await direct.identity()
+        async with replace(backend, tls_client_cert=None).open() as stranger:
+            with pytest.raises(EngineError):
+                await stranger.identity()
+        server.close()
+
+    asyncio.run(main())
