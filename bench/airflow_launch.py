@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ def _running_airflow(dags: str) -> Iterator[Airflow]:
         (Path(home) / "dags" / "bench.py").write_text(dags)
         env = os.environ | {
             "AIRFLOW_HOME": home,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # standalone starts `airflow`
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{ports[0]}/execution/",
@@ -109,12 +110,14 @@ def _running_airflow(dags: str) -> Iterator[Airflow]:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
             try:
                 yield Airflow(ports[0])
+            except TimeoutError as error:
+                said = (Path(home) / "log").read_text(errors="replace")[-2000:]
+                raise TimeoutError(f"{error}; Airflow's last words:\n{said}") from None
             finally:
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(20)
-                finally:
-                    os.killpg(process.pid, signal.SIGKILL)
+                for last in (signal.SIGTERM, signal.SIGKILL):
+                    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                        os.killpg(process.pid, last)
+                        process.wait(20)
 
 
 def _until(done: Any, do: Any, pause: float) -> None:
