@@ -139,3 +139,23 @@ def test_the_commands_of_the_guide_run(root: Path, hello: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "workerpool1-1: rank 2 of 3" in done.stderr
     assert done.stdout.count("JOB_STATE_SUCCEEDED") == 1  # --output json
+
+
+def _texts(root: Path) -> Iterator[str]:
+    """Every text in the package's code; what is put into an f-string is left out."""
+    for path in (root / "airflow_customjob").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_troubleshooting_quotes_what_the_code_says(root: Path) -> None:
+    texts = list(_texts(root))
+    page = (root / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^`(.+)`\n: ", page, re.MULTILINE)
+    assert len(quoted) > 15
+    for message in quoted:
+        for fragment in filter(None, re.split(r"[\s:;]*\.\.\.[\s.,:;()]*", message)):
+            assert any(fragment in text for text in texts), f"{fragment!r} of {message!r}"
