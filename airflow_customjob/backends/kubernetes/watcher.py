@@ -1,4 +1,4 @@
-"""One subscription to a namespace's Pods, shared by everybody in an event loop who waits for some of them."""
+"""One subscription to a namespace's Pods and one to its records, shared by everybody in an event loop who waits for some."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ TURN = 300
 SILENCE = 90.0
 """Seconds without a word (bookmarks come once a minute) after which a connection counts as dead."""
 FIRST_BACK_OFF, LAST_BACK_OFF = 0.1, 10.0
+KINDS = ("pods", "configmaps")
 
 
 class _Expired(Exception):
@@ -36,16 +37,15 @@ class Watcher:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._waiting: dict[str, list[asyncio.Event]] = defaultdict(list)
-        self._task: asyncio.Task[None] | None = None
-        self.live = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     @contextmanager
     def listening(self, topic: str, heard: asyncio.Event | None = None) -> Iterator[asyncio.Event]:
-        """An event that is set at each change of a job (by its id) or of a Pod (by its name)."""
+        """An event that is set at each change of a job (by its id: its Pods, its record) or of a Pod (by its name)."""
         heard = heard or asyncio.Event()
         self._waiting[topic].append(heard)
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._run(kind)) for kind in KINDS]
         try:
             yield heard
         finally:
@@ -54,31 +54,30 @@ class Watcher:
                 del self._waiting[topic]
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self) -> None:
+    async def _run(self, kind: str) -> None:
         delay, version = FIRST_BACK_OFF, ""
         while True:
             try:
-                version = version or await self._begin()
-                async for place in self._events(version):
+                version = version or await self._begin(kind)
+                async for place in self._events(kind, version):
                     delay, version = FIRST_BACK_OFF, place
             except _Expired:
                 version = ""
             except EngineError as error:
-                self.live.clear()
-                log.info("watching Pods in %s: %s; trying again", self._api.namespace, error)
+                log.info("watching %s in %s: %s; trying again", kind, self._api.namespace, error)
                 version = "" if isinstance(error, ApiError) else version
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_BACK_OFF)
 
-    async def _begin(self) -> str:
-        listed = await self._api.list("pods", names.MANAGED_SELECTOR, limit=1)
+    async def _begin(self, kind: str) -> str:
+        listed = await self._api.list(kind, names.MANAGED_SELECTOR, limit=1)
         return str(listed["metadata"]["resourceVersion"])
 
-    async def _events(self, version: str) -> AsyncIterator[str]:
+    async def _events(self, kind: str, version: str) -> AsyncIterator[str]:
         """The place of each event, once those who wait for it were woken."""
         query = {
             "watch": "1",
@@ -87,9 +86,8 @@ class Watcher:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": TURN,
         }
-        async with self._api.stream(self._api.path("pods"), query, SILENCE) as pieces:
+        async with self._api.stream(self._api.path(kind), query, SILENCE) as pieces:
             self._wake_all()
-            self.live.set()
             rest = b""
             async for piece in pieces:
                 *lines, rest = (rest + piece).split(b"\n")
@@ -101,7 +99,7 @@ class Watcher:
         if event["type"] == "ERROR":
             if thing.get("code") == 410:
                 raise _Expired
-            raise ApiError("watch pods", thing.get("code", 0), thing.get("reason", ""), thing.get("message", ""))
+            raise ApiError("watch", thing.get("code", 0), thing.get("reason", ""), thing.get("message", ""))
         metadata = thing["metadata"]
         if event["type"] != "BOOKMARK":
             self._wake(metadata["name"])
