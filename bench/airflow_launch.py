@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from airflow_customjob.client import AsyncCustomJobClient
+from bench import docker_launch
 
 DAGS = """
 from airflow.providers.docker.operators.docker import DockerOperator
@@ -33,7 +37,8 @@ with DAG("mapped", schedule=None):
 with DAG("ours", schedule=None):
     CustomJobOperator(task_id="job", custom_job=JOB, backend="docker")
 """
-LABELS = {"mapped": "bench=mapped", "ours": "customjob.display-name=bench-airflow"}
+NAME = "bench-airflow"
+LABELS = {"mapped": "bench=mapped", "ours": f"customjob.display-name={NAME}"}
 STAYS = 20
 """Seconds that a container runs: longer than all of them take to start."""
 PATIENCE = 120
@@ -76,7 +81,7 @@ def measure(job: dict[str, Any], image: str, replicas: int, runs: int) -> dict[s
     """Seconds of each launch, by DAG; the first of each, which warms caches, is left out."""
     for pool in job["jobSpec"]["workerPoolSpecs"]:
         pool["containerSpec"]["command"] = ["sleep", str(STAYS)]
-    job["displayName"] = "bench-airflow"
+    job["displayName"] = NAME
     seconds: dict[str, list[float]] = {dag_id: [] for dag_id in LABELS}
     with _running_airflow(DAGS.format(job=job, image=image, stays=STAYS, replicas=replicas)) as airflow:
         for dag_id in LABELS:
@@ -86,7 +91,14 @@ def measure(job: dict[str, Any], image: str, replicas: int, runs: int) -> dict[s
                 taken = airflow.launch(dag_id, replicas)
                 if run:
                     seconds[dag_id].append(taken)
+    asyncio.run(_forget_all())
     return seconds
+
+
+async def _forget_all() -> None:
+    for found in await AsyncCustomJobClient(docker_launch.BACKEND).list():
+        if found.record.state.terminal and found.message().display_name == NAME:
+            await docker_launch.forget(found.job_id)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from airflow_customjob.backends.docker import DockerBackend
 from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.plan.types import JobId
 from airflow_customjob.spec.job_state import JobState
 
 BACKEND = DockerBackend(shm_size="1g")
@@ -71,11 +72,16 @@ async def ours(job: dict[str, Any]) -> float:
             raise RuntimeError(f"the job is {running.state.short}: {running.error}")
         await client.cancel(submitted.job_id)
         await client.supervise(submitted.job_id, say=_nothing)
-        async with BACKEND.open() as engine:  # its record would stay for days
-            stored = await engine.read_record(submitted.job_id)
-            if stored is not None:
-                await engine.delete_record(submitted.job_id, if_version=stored.version)
+        await forget(submitted.job_id)
     return seconds
+
+
+async def forget(job_id: JobId) -> None:
+    """Its record would stay for days."""
+    async with BACKEND.open() as engine:
+        stored = await engine.read_record(job_id)
+        if stored is not None:
+            await engine.delete_record(job_id, if_version=stored.version)
 
 
 def _nothing(_: object) -> None: ...

@@ -169,7 +169,7 @@ HALF_WIDTH, HALF_HEIGHT = 64, 20
 
 def state_diagram() -> str:
     """An SVG in the colour of its surroundings."""
-    arrows = [_arrow(PLACES[state], PLACES[to]) for state, follows in TRANSITIONS.items() for to in sorted(follows)]
+    arrows = [_arrow(state, to) for state, follows in TRANSITIONS.items() for to in sorted(follows)]
     boxes = [_box(state, *place) for state, place in PLACES.items()]
     return "\n".join(
         [
@@ -192,21 +192,23 @@ def _box(state: JobState, x: float, y: float) -> str:
     )
 
 
-def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
-    """From edge to edge, a little aside, so that there and back are two lines."""
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    length = math.hypot(dx, dy)
-    aside = (-dy / length * 8, dx / length * 8)
-    x1, y1 = _edge(start, dx, dy)
-    x2, y2 = _edge(end, -dx, -dy)
-    points = [value + aside[index % 2] for index, value in enumerate((x1, y1, x2, y2))]
+def _arrow(state: JobState, to: JobState) -> str:
+    """From edge to edge; a little aside where there is a way back, so that the two are seen."""
+    (x1, y1), (x2, y2) = PLACES[state], PLACES[to]
+    dx, dy = x2 - x1, y2 - y1
+    aside = 8 / math.hypot(dx, dy) if state in TRANSITIONS.get(to, ()) else 0.0
+    off_x, off_y = -dy * aside, dx * aside
+    start = _edge(off_x, off_y, dx, dy)
+    end = 1 - _edge(-off_x, -off_y, dx, dy)
+    points = (x1 + off_x + dx * start, y1 + off_y + dy * start, x1 + off_x + dx * end, y1 + off_y + dy * end)
     return '<path d="M{:.0f} {:.0f} L{:.0f} {:.0f}" marker-end="url(#end)"/>'.format(*points)
 
 
-def _edge(center: tuple[float, float], dx: float, dy: float) -> tuple[float, float]:
-    """Where the ray from a box's center leaves it."""
-    scale = min(HALF_WIDTH / abs(dx) if dx else math.inf, HALF_HEIGHT / abs(dy) if dy else math.inf)
-    return center[0] + dx * scale, center[1] + dy * scale
+def _edge(off_x: float, off_y: float, dx: float, dy: float) -> float:
+    """The part of a way that lies inside its first box, when it begins so far off the box's center."""
+    across = (HALF_WIDTH - math.copysign(off_x, dx * off_x)) / abs(dx) if dx else math.inf
+    along = (HALF_HEIGHT - math.copysign(off_y, dy * off_y)) / abs(dy) if dy else math.inf
+    return min(across, along)
 
 
 # -- files ----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ with DAG(
                 "scheduling": {"timeout": "900s"},
             },
         },
-        backend=BACKENDS[BACKEND],
+        backend=BACKENDS.get(BACKEND, BACKEND),
         image_map={"us-docker.pkg.dev/vertex-ai/training/*": IMAGE},
     )
     build() >> train >> report()
