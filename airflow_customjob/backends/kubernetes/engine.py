@@ -23,7 +23,7 @@ from airflow_customjob.backends.base import (
     StoredRecord,
     Usage,
 )
-from airflow_customjob.backends.kubernetes import manifests, names
+from airflow_customjob.backends.kubernetes import manifests, names, permissions
 from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.judge import status_of
 from airflow_customjob.backends.kubernetes.logs import PodLog
@@ -69,8 +69,13 @@ class KubernetesEngine:
         await self._api.close()
 
     async def identity(self) -> str:
-        """The namespace's own uid: records of another namespace are not to be seen from here."""
+        """The namespace's own uid: records of another namespace are not to be seen from here.
+
+        :raises LaunchRefused: the account may not do all that jobs need. Who claims a job asks for the identity first, and
+            so nothing is created that could then not be driven or cleared away.
+        """
         if not self._identity:
+            await permissions.check(self._api)
             found = await self._api.call("GET", f"/api/v1/namespaces/{self._api.namespace}")
             self._identity = f"kubernetes:{found['metadata']['uid']}"
         return self._identity
@@ -268,6 +273,8 @@ class KubernetesEngine:
         """The Service last: by it a job is found that has anything left."""
         ours = f"{names.MANAGED_SELECTOR},{names.JOB}={job_id}"
         others = f"{ours},{names.KIND}!={names.RECORD}"
+        if not (await self._api.list("services", ours))["items"]:
+            return
         await self._api.delete_all("secrets", ours)
         await self._api.delete_all("configmaps", others)
         await self._api.delete("services", names.object_name(job_id))

@@ -255,7 +255,7 @@ def _parts(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """The replica's container, volumes, and init containers."""
     plan, backend = context.plan, context.backend
-    env = [{"name": name, "value": literal(value)} for name, value in replica.env]
+    env: list[dict[str, Any]] = [{"name": name, "value": literal(value)} for name, value in replica.env]
     env += [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": _secret_name(plan), "key": name}}}
         for name, _ in plan.options.secret_env
@@ -272,7 +272,7 @@ def _parts(
         limit = {"sizeLimit": backend.shm_size} if backend.shm_size else {}
         mounts.append(mount("customjob-shm", "/dev/shm", emptyDir={"medium": "Memory", **limit}))  # noqa: S108
     for number, share in enumerate(pool.nfs_mounts):
-        source = {"server": share.server, "path": share.path}
+        source: dict[str, Any] = {"server": share.server, "path": share.path}
         mounts.append(mount(f"customjob-nfs-{number}", f"/mnt/nfs/{share.mount_point}", nfs=source))
     if replica.files:
         installers.append(_file_maker(context, replica, pool, mounts, mount))
