@@ -75,20 +75,27 @@ class OwnDocker:
 
 
 @contextmanager
-def own_docker_of_this_session() -> Iterator[OwnDocker]:
-    """The first instance that no other test session on this machine holds; nothing of it is left afterwards."""
+def own_instance(engine: str) -> Iterator[int]:
+    """The first instance, from the last one down, that no other test session on this machine holds."""
     for instance in range(9, 0, -1):
-        with (Path(tempfile.gettempdir()) / f"customjob-docker-{instance}.lock").open("w") as lock:
+        with (Path(tempfile.gettempdir()) / f"customjob-{engine}-{instance}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            docker = OwnDocker(instance)
-            docker.down()  # of a session that was killed
-            try:
-                docker.up()
-                yield docker
-            finally:
-                docker.down()
+            yield instance
             return
-    raise RuntimeError("nine test sessions on this machine hold a Docker of their own already")
+    raise RuntimeError(f"nine test sessions on this machine hold a {engine} of their own already")
+
+
+@contextmanager
+def own_docker_of_this_session() -> Iterator[OwnDocker]:
+    """Up, and nothing of it is left afterwards."""
+    with own_instance("docker") as instance:
+        docker = OwnDocker(instance)
+        docker.down()  # of a session that was killed
+        try:
+            docker.up()
+            yield docker
+        finally:
+            docker.down()

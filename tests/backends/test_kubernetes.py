@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -250,6 +252,46 @@ def test_an_image_that_cannot_be_pulled_is_named_while_it_is_waited_for(namespac
             driving.cancel()
 
     asyncio.run(main())
+    assert_only_records_are_left(namespace)
+
+
+class NothingHere(BaseHTTPRequestHandler):
+    """A registry that has no image at all."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v2/" else 404)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        if self.path != "/v2/":
+            self.wfile.write(b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}')
+
+    do_HEAD = do_GET  # noqa: N815 - so called by http.server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_an_image_that_its_registry_does_not_have_fails_the_job(namespace: str) -> None:
+    address = api_call("GET", "/api/v1/nodes")["items"][0]["status"]["addresses"][0]["address"]
+    try:
+        registry = ThreadingHTTPServer((address, 0), NothingHere)
+    except OSError:
+        pytest.skip("kubernetes: its node is another machine, which cannot reach a registry here")
+    registry.server_close()
+    registry = ThreadingHTTPServer(("127.0.0.1", 0), NothingHere)
+    threading.Thread(target=registry.serve_forever, daemon=True).start()
+    image = f"127.0.0.1:{registry.server_port}/none:404"
+    try:
+        ended, _ = run(namespace, job_of(pool("exec sleep 1000"), pool("exit 0", imageUri=image)))
+    finally:
+        registry.shutdown()
+        registry.server_close()
+    assert ended.state is JobState.JOB_STATE_FAILED
+    assert ended.error.startswith(
+        "The replica workerpool1-0 exited with a non-zero status of 128. Termination reason: StartError."
+    )
+    assert image in ended.error
+    assert "not found" in ended.error
     assert_only_records_are_left(namespace)
 
 
