@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +22,7 @@ from uuid import uuid4
 import pytest
 
 from airflow_customjob import CustomJobClient
-from airflow_customjob.backends.base import LaunchRefused, LogLine, Phase, ReplicaStatus
+from airflow_customjob.backends.base import EngineError, LaunchRefused, LogLine, Phase, ReplicaStatus
 from airflow_customjob.backends.kubernetes import KubernetesBackend
 from airflow_customjob.backends.kubernetes.permissions import NEEDED
 from airflow_customjob.backends.kubernetes.sharing import api_of
@@ -655,6 +657,42 @@ def test_a_verb_that_is_taken_away_is_named(namespace: str, restricted: Any, wis
         run(namespace, job_of(pool("exit 0"), pool("exit 0")), backend=restricted((resource, verb)))
     assert left_of(namespace, "pods") == []
     assert left_of(namespace, "configmaps") == ["kube-root-ca.crt"]
+
+
+# -- the way to the cluster -----------------------------------------------------------------------------------------
+
+
+def identity_by(backend: KubernetesBackend) -> tuple[str, str]:
+    async def main() -> tuple[str, str]:
+        async with backend.open() as engine:
+            return engine._api.namespace, await engine.identity()  # type: ignore[attr-defined]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("form", ["path", "text"])
+def test_a_connection_of_airflow_leads_there(namespace: str, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    path = os.environ["KUBECONFIG"]
+    wanted = identity_by(KubernetesBackend(kubeconfig=path, namespace=namespace))
+    way = {"kube_config_path": path} if form == "path" else {"kube_config": Path(path).read_text()}
+    connection = {"conn_type": "kubernetes", "extra": {**way, "namespace": namespace}}
+    monkeypatch.setenv("AIRFLOW_CONN_A_CLUSTER", json.dumps(connection))
+    monkeypatch.delenv("KUBECONFIG")
+    assert identity_by(KubernetesBackend(conn_id="a_cluster")) == wanted == (namespace, wanted[1])
+
+
+def test_a_connection_that_leads_nowhere_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"kube_config": "apiVersion: v1\nusers: [{token: hunter2"}
+    monkeypatch.setenv("AIRFLOW_CONN_BROKEN", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    with pytest.raises(EngineError, match="the connection 'broken' of the Kubernetes backend cannot be used") as raised:
+        identity_by(KubernetesBackend(conn_id="broken"))
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_no_way_to_a_cluster_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/no/such/file")
+    with pytest.raises(EngineError, match=r"no way to a Kubernetes cluster: .*export KUBECONFIG"):
+        identity_by(KubernetesBackend())
 
 
 # -- the engine -----------------------------------------------------------------------------------------------------

@@ -81,7 +81,8 @@ async def _access(backend: KubernetesBackend) -> tuple[Any, str | None]:
         return _in_cluster()
     except (ConfigException, OSError, KeyError) as error:
         raise EngineError(
-            f"there is no way to a Kubernetes cluster: {error}; give KubernetesBackend a conn_id or a kubeconfig, or export KUBECONFIG"
+            f"there is no way to a Kubernetes cluster: {str(error).rstrip('.')}; give KubernetesBackend a conn_id or a "
+            "kubeconfig, or export KUBECONFIG"
         ) from error
 
 
@@ -93,9 +94,15 @@ async def _by_connection(backend: KubernetesBackend) -> tuple[Any, str | None]:
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 
     hook = AsyncKubernetesHook(conn_id=backend.conn_id, cluster_context=backend.context)
-    extras = await hook.get_conn_extras()
-    async with hook.get_conn() as client:
-        return client.configuration, extras.get("namespace") or extras.get("extra__kubernetes__namespace")
+    try:
+        extras = await hook.get_conn_extras()
+        async with hook.get_conn() as client:
+            return client.configuration, extras.get("namespace") or extras.get("extra__kubernetes__namespace")
+    except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold what the connection holds
+        raise EngineError(
+            f"the connection {backend.conn_id!r} of the Kubernetes backend cannot be used ({type(error).__name__}): look at "
+            "it in Airflow, or leave conn_id out"
+        ) from None
 
 
 async def _by_kubeconfig(backend: KubernetesBackend) -> tuple[Any, str | None]:
