@@ -27,6 +27,9 @@ ASK_AGAIN = 1.0
 HANDOVER = 2.0
 """Seconds of Airflow's budget for on_kill that are left to Airflow."""
 
+_killing: set[asyncio.Task[None]] = set()
+"""Kept from being collected as garbage."""
+
 
 class CustomJobTrigger(BaseTrigger):
     """
@@ -64,7 +67,16 @@ class CustomJobTrigger(BaseTrigger):
         yield TriggerEvent({"what": what, "message": message})  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Called when somebody marked the task or cleared it, and also when it only moved to another triggerer."""
+        """Called when somebody marked the task or cleared it, and also when it only moved to another triggerer.
+
+        Airflow cancels this call once a second for as long as it lasts (3.3.2): what it has begun goes on without it.
+        """
+        killing = asyncio.create_task(self._kill_in_time())
+        _killing.add(killing)
+        killing.add_done_callback(_killing.discard)
+        await asyncio.shield(killing)
+
+    async def _kill_in_time(self) -> None:
         budget = conf.getint("triggerer", "on_kill_timeout", fallback=30) - HANDOVER
         with suppress(TimeoutError):
             async with asyncio.timeout(budget):

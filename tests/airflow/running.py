@@ -88,12 +88,21 @@ class RunningAirflow:
                     if f"AIRFLOW_HOME={self.home}".encode() in (folder / "environ").read_bytes():
                         os.kill(int(folder.name), signal.SIGKILL)
 
-    def start(self, name: str) -> None:
-        """Start a component."""
+    def start(self, name: str, component: str = "") -> None:
+        """Start a component; a second one of a kind needs a name of its own."""
+        ports = {} if not component else {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(_free_ports(1)[0])}
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*_AIRFLOW, name], env=self.environ, stdout=log, stderr=log, start_new_session=True
+                [*_AIRFLOW, component or name],
+                env=self.environ | ports,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
+
+    def log_of(self, name: str) -> str:
+        """What a component printed."""
+        return (self.home / f"{name}.log").read_text(errors="replace")
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a component and all its children."""
@@ -103,6 +112,11 @@ class RunningAirflow:
         """Start a component that was killed."""
         self._end(name)
         self.start(name)
+
+    def stop(self, name: str) -> None:
+        """Let a component end in order."""
+        self.kill(name, signal.SIGTERM)
+        self._end(name)
 
     def _end(self, name: str) -> None:
         process = self._processes.pop(name)

@@ -7,16 +7,19 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from tests.airflow import dags
 from tests.airflow.remains import remains, replicas
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
+from tests.engines import why_not
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
+BACKENDS = ("process",) if why_not("docker") else ("process", "docker")
 REPLICAS = ("workerpool0-0", "workerpool1-0", "workerpool1-1")
 
 
@@ -63,10 +66,27 @@ def ticking(run: DagRun, backend: str) -> tuple[str, list[str]]:
     return job_id, replicas(backend, job_id)
 
 
+@pytest.fixture(scope="session")
+def ended(airflow: RunningAirflow) -> Callable[[str], DagRun]:
+    """Runs of DAGs that end by themselves, all started at once."""
+    runs = {
+        f"{name}_{mode}_{backend}": airflow.run(f"{name}_{mode}_{backend}")
+        for backend in BACKENDS
+        for mode in ("sync", "deferred")
+        for name in ("ends", "fails")
+    }
+
+    def of(dag_id: str) -> DagRun:
+        runs[dag_id].wait_until("success", "failed", seconds=120)
+        return runs[dag_id]
+
+    return of
+
+
 @pytest.mark.parametrize("mode", ["sync", "deferred"])
-def test_a_job_from_end_to_end(airflow: RunningAirflow, backend: str, mode: str) -> None:
-    run = airflow.run(f"ends_{mode}_{backend}")
-    assert run.wait_until("success", "failed")["state"] == "success", run.log()
+def test_a_job_from_end_to_end(ended: Callable[[str], DagRun], backend: str, mode: str) -> None:
+    run = ended(f"ends_{mode}_{backend}")
+    assert run.task()["state"] == "success", run.log()
     result, lines = run.xcom("return_value"), run.log()
     assert result["state"] == 4
     assert run.job_state() == "JOB_STATE_SUCCEEDED"
@@ -79,9 +99,9 @@ def test_a_job_from_end_to_end(airflow: RunningAirflow, backend: str, mode: str)
 
 
 @pytest.mark.parametrize("mode", ["sync", "deferred"])
-def test_a_failing_job_fails_its_task_with_the_cause(airflow: RunningAirflow, backend: str, mode: str) -> None:
-    run = airflow.run(f"fails_{mode}_{backend}")
-    assert run.wait_until("success", "failed")["state"] == "failed"
+def test_a_failing_job_fails_its_task_with_the_cause(ended: Callable[[str], DagRun], backend: str, mode: str) -> None:
+    run = ended(f"fails_{mode}_{backend}")
+    assert run.task()["state"] == "failed"
     text = "\n".join(run.log())
     assert "The replica workerpool1-0 exited with a non-zero status of 3" in text
     assert "cannot read the data" in text
@@ -136,42 +156,94 @@ def test_a_running_task_that_is_marked_failed_leaves_nothing(airflow: RunningAir
     gone_within(backend, job_id, 10, marked_at, "sync, marked failed")
 
 
-def test_a_retry_after_kill_9_takes_the_job_over(airflow: RunningAirflow, backend: str) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "a rolling deploy"])
+def test_a_retry_takes_the_job_over(airflow: RunningAirflow, backend: str, how: signal.Signals) -> None:
     run = airflow.run(f"ticks_sync_{backend}")
     job_id, before = ticking(run, backend)
     killed_at = time.time()
-    os.kill(task_process(run), signal.SIGKILL)
+    os.kill(task_process(run), how)
     wait_for("a second try", lambda: run.task()["try_number"] == 2 and run.task()["state"] == "running", 60, 0.2)
     wait_for("its log", lambda: ticks_of(run.log(2), "workerpool0-0"), 30, 0.5)
-    print(f"\n{backend}: sync, kill -9: taken over and told after {time.time() - killed_at:.1f} s")
+    print(f"\n{backend}: sync, {how.name}: taken over and told after {time.time() - killed_at:.1f} s")
     assert replicas(backend, job_id) == before
     assert (run.xcom("custom_job") or {})["generation"] == 1
     assert_no_tick_is_missing(run.log(2))
+    marked_at = time.time()
     run.mark_failed()
-    gone_within(backend, job_id, 10, time.time(), "sync, marked failed after a retry")
+    gone_within(backend, job_id, 10, marked_at, "sync, marked failed after a retry")
 
 
-def test_a_deferred_job_outlives_its_triggerer(airflow: RunningAirflow, backend: str) -> None:
-    run = airflow.run(f"ticks_deferred_{backend}")
-    job_id, before = ticking(run, backend)
-    wait_for("ticks", lambda: max(ticks_of(run.log(), "workerpool0-0"), default=0) > 30, 30, 0.5)
+@dataclass
+class Ticking:
+    """A deferred job that runs."""
+
+    backend: str
+    run: DagRun
+    job_id: str
+    before: list[str]
+
+    def ticks(self) -> list[int]:
+        return ticks_of(self.run.log(), "workerpool0-0")
+
+    def wait_for_ticks(self, count: int) -> None:
+        goal = max(self.ticks(), default=0) + count
+        wait_for(f"{count} more ticks", lambda: max(self.ticks(), default=0) > goal, 60, 0.5)
+
+    def end(self, what: str) -> None:
+        marked_at = time.time()
+        self.run.mark_failed()
+        gone_within(self.backend, self.job_id, 5, marked_at, what)
+
+
+@pytest.fixture
+def deferred(airflow: RunningAirflow) -> list[Ticking]:
+    """One job on each backend."""
+    runs = [(backend, airflow.run(f"ticks_deferred_{backend}")) for backend in BACKENDS]
+    return [Ticking(backend, run, *ticking(run, backend)) for backend, run in runs]
+
+
+def test_a_deferred_job_outlives_its_triggerer(airflow: RunningAirflow, deferred: list[Ticking]) -> None:
+    for job in deferred:
+        job.wait_for_ticks(30)
     airflow.kill("triggerer")
-    told = max(ticks_of(run.log(), "workerpool0-0"))
     time.sleep(1)
     airflow.restart("triggerer")
     restarted_at = time.time()
-    wait_for("more ticks", lambda: max(ticks_of(run.log(), "workerpool0-0")) > told + 50, 60, 0.5)
-    lines = run.log()
-    print(f"\n{backend}: triggerer, kill -9: log went on {time.time() - restarted_at:.1f} s after its restart")
-    assert replicas(backend, job_id) == before
-    assert_no_tick_is_missing(lines)
-    ticks = ticks_of(lines, "workerpool0-0")
-    repeated = len(ticks) - len(set(ticks))
-    print(f"{backend}: {repeated} of {len(ticks)} lines were told twice")
-    assert repeated < 60, "lines of some seconds may be told twice, not all of them"
-    marked_at = time.time()
-    run.mark_failed()
-    gone_within(backend, job_id, 5, marked_at, "deferred, marked failed after a triggerer's restart")
+    for job in deferred:
+        job.wait_for_ticks(50)
+        print(
+            f"\n{job.backend}: triggerer, kill -9: log went on within {time.time() - restarted_at:.1f} s of its restart"
+        )
+        assert replicas(job.backend, job.job_id) == job.before
+        assert_no_tick_is_missing(job.run.log())
+        ticks = job.ticks()
+        repeated = len(ticks) - len(set(ticks))
+        print(f"{job.backend}: {repeated} of {len(ticks)} lines were told twice")
+        assert repeated < 80, "lines of some seconds may be told twice, not all of them"
+        job.end("deferred, marked failed after a triggerer's restart")
+
+
+def test_a_trigger_that_moves_to_another_triggerer_leaves_its_job(
+    airflow: RunningAirflow, deferred: list[Ticking]
+) -> None:
+    """One that is frozen for longer than its heartbeat allows loses its triggers, and calls on_kill when it wakes up."""
+    airflow.start("triggerer-2", "triggerer")
+    airflow.kill("triggerer", signal.SIGSTOP)
+    try:
+        for job in deferred:
+            job.wait_for_ticks(30)
+    finally:
+        airflow.kill("triggerer", signal.SIGCONT)
+    for job in deferred:
+        wait_for(
+            "on_kill where the trigger was", lambda job=job: "invoking on_kill" in "\n".join(job.run.log()), 30, 0.5
+        )
+        job.wait_for_ticks(30)
+        assert replicas(job.backend, job.job_id) == job.before
+        assert job.run.task()["state"] == "deferred"
+        assert_no_tick_is_missing(job.run.log())
+        job.end("deferred, marked failed after its trigger moved")
+    airflow.stop("triggerer-2")
 
 
 def task_process(run: DagRun) -> int:

@@ -221,6 +221,22 @@ def test_on_kill_drives_to_the_end_a_job_whose_trigger_ran(
     assert not world.replicas()
 
 
+def test_on_kill_goes_on_when_airflow_cancels_it(world: FakeWorld, deferred: Deferred, airflow: Airflow) -> None:
+    """Regression: the triggerer cancels a trigger again each second, on_kill included, and containers were left exited."""
+    world.script("workerpool0-0", runs_for_ever().ignoring_term())
+    deferred.start()
+    airflow.states = ["failed"]
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(deferred.trigger().on_kill(), 0.1)
+        await asyncio.sleep(2)
+
+    asyncio.run(main())
+    assert deferred.state() is JobState.JOB_STATE_CANCELLED
+    assert not world.replicas()
+
+
 def test_cleanup_ends_nothing(world: FakeWorld, deferred: Deferred, airflow: Airflow) -> None:
     world.script("workerpool0-0", runs_for_ever())
     deferred.start()
