@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -164,3 +165,29 @@ def test_airflow_lists_the_examples_of_the_installed_wheel(root: Path, tmp_path:
     assert path == str(tmp_path / "site" / "airflow_customjob" / "example_dags")
     assert set(dag_ids) == EXAMPLES
     assert import_errors == {}
+
+
+PACK = """
+import hashlib, os, pathlib, sys, tarfile
+from example_digits import SOURCE, build
+hashes = []
+for moment in (1_000_000_000, 1_700_000_000):
+    for path in SOURCE.rglob("*.py"):
+        os.utime(path, (moment, moment))
+    (SOURCE / "trainer" / "__pycache__").mkdir(exist_ok=True)
+    package = pathlib.Path(build.function())
+    hashes.append(hashlib.sha256(package.read_bytes()).hexdigest())
+assert hashes[0] == hashes[1], hashes
+print(*tarfile.open(package).getnames())
+"""
+
+
+def test_the_demos_package_is_the_same_bytes_each_time(root: Path, tmp_path: Path) -> None:
+    """Or it would be installed anew at each run."""
+    shutil.copytree(root / "example_dags", tmp_path / "dags")
+    out = {"CUSTOMJOB_EXAMPLE_FOLDER": str(tmp_path / "out"), "PYTHONPATH": str(tmp_path / "dags")}
+    done = _airflow(root, tmp_path / "home", "-c", PACK, **out)
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.splitlines()[-1].split()
+    assert {"digits-1.0/pyproject.toml", "digits-1.0/trainer/task.py"} <= set(names)
+    assert not any("__pycache__" in name for name in names)
