@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from airflow_customjob import CustomJobClient
 from airflow_customjob.backends.base import LogLine
 from airflow_customjob.backends.kubernetes import KubernetesBackend
+from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.spec.job_state import JobState
 from tests.backends.test_kubernetes import job_of, pool
 from tests.engines import dev_engines, exports, own_instance
@@ -68,3 +72,46 @@ def test_a_job_outlives_its_api_server(cluster: int, command: str, seconds: floa
     assert told == [f"line {number}" for number in range(300)], (told[-5:], len(told))
     assert ended[0].record.attempt == 0
     assert ended[0].record.restarts == {}
+
+
+def test_a_replica_on_a_silent_node_comes_back_only_when_the_old_one_is_gone(cluster: int) -> None:
+    """Its node's agent is dead and its Pod deleted: nobody can know whether it still runs, so nobody starts it again."""
+    backend = replace(BACKEND, kubeconfig=exports(cluster)["KUBECONFIG"])
+    client = CustomJobClient(backend)
+    lines: list[LogLine] = []
+    said: list[str] = []
+    job = client.submit(job_of(pool("exec sleep 1000"), pool("echo up; exec sleep 1000")))
+    driving = threading.Thread(
+        target=lambda: client.supervise(job.job_id, sink=lines.append, say=said.append), daemon=True
+    )
+    driving.start()
+    until(lambda: len(lines) == 1, said)
+    (worker,) = [status.ref.name for status in client.get(job.job_id).replicas if status.ref.replica == "workerpool1-0"]
+    os.kill(int((Path(backend.kubeconfig or "").parent / "pid" / "kubelet").read_text()), signal.SIGKILL)
+    delete_pod(backend, worker)
+    until(lambda: any("did not go within" in text and "out-of-service" in text for text in said), said)
+    pods = [status.ref.name for status in client.get(job.job_id).replicas if status.ref.replica == "workerpool1-0"]
+    assert pods == [worker]
+    assert len(lines) == 1
+    do("up", cluster)
+    until(lambda: len([line for line in lines if line.text == "up"]) == 2, said)
+    client.cancel(job.job_id)
+    driving.join(60)
+    assert client.get(job.job_id).state is JobState.JOB_STATE_CANCELLED
+    assert any("workerpool1-0 was lost and starts again (1 of 5)" in text for text in said), said
+
+
+def until(check: Callable[[], bool], said: list[str]) -> None:
+    end = time.monotonic() + 180
+    while not check():
+        assert time.monotonic() < end, said
+        time.sleep(0.2)
+
+
+def delete_pod(backend: KubernetesBackend, name: str) -> None:
+    async def main() -> None:
+        api = await api_of(backend)
+        await api.delete("pods", name, gracePeriodSeconds=1)
+        await api.close()
+
+    asyncio.run(main())
