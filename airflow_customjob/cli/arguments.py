@@ -332,7 +332,9 @@ def _progress(added: argparse.ArgumentParser) -> None:
 
 def _backend(added: argparse.ArgumentParser, does: str = "where the job is") -> None:
     group = added.add_argument_group("backend")
-    group.add_argument("--backend", metavar="NAME", help=f"{does}: process, docker, kubernetes ([customjob] default_backend)")
+    group.add_argument(
+        "--backend", metavar="NAME", help=f"{does}: process, docker, kubernetes ([customjob] default_backend)"
+    )
     group.add_argument("--backend-option", metavar="KEY=VALUE", type=_backend_option, action="append", default=[],
                        help="argument of the backend, as JSON or text: docker_url=tcp://host:2376, 'gpus=[\"0\", \"1\"]'")  # fmt: skip
 
