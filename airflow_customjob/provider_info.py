@@ -17,7 +17,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "process",
     },
     "installation_id": {
-        "description": "Part of every job's identity. Give each Airflow its own when several share one engine.",
+        "description": "Part of every job's identity. Give each Airflow its own when several share one engine; only then "
+        "are jobs cancelled whose DAG run was deleted.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "team-a",

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from airflow_customjob.provider_info import OPTIONS
 
 SECTION = "customjob"
+
+ASKING = threading.Lock()
+"""Held while a thread waits for Airflow's answer (a Variable, an XCom, a task's state): ``dag.test()`` answers from the same
+process, and loses its way for good when two threads ask at once."""
 
 
 def setting(option: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from airflow_customjob.backends.base import LaunchRefused
+from airflow_customjob.settings import ASKING
 
 
 def resolve(secret_env: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -39,7 +40,8 @@ def _value(name: str, reference: str) -> str:
             f"{', '.join(f'{known}:...' for known in _KINDS)}"
         )
     try:
-        return read(rest)
+        with ASKING:
+            return read(rest)
     except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the value
         why = type(error).__name__
         raise LaunchRefused(f"secret_env: {name} refers to {reference}, which cannot be read here ({why})") from None

@@ -193,10 +193,11 @@ class CustomJobOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Claim the job, then drive it here or in the triggerer."""
+        self._thread = SupervisorThread()  # ``dag.test()`` runs every try with the same operator
         try:
             client, options = self._client(), self._options()
         except ValueError as error:
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from None
         deferrable = self.deferrable and self.wait_for_completion
         outcome = self._run(lambda stopping: self._first_leg(stopping, context, client, options, defer=deferrable))
         if isinstance(outcome, Held):
@@ -372,7 +373,7 @@ class CustomJobOperator(BaseOperator):
         try:
             yield
         except (SpecError, TemplateRefused, ClaimRefused) as error:
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from None
 
 
 class CreateCustomJobOperator(CustomJobOperator):

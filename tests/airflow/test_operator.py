@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_customjob import CreateCustomJobOperator, CustomJobClient, CustomJobOperator
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
+from airflow_customjob.backends.process import ProcessBackend
 from airflow_customjob.supervisor.record import decode
 from airflow_customjob.task import xcoms
 from tests.airflow.conftest import JOB, Ran
@@ -204,6 +205,46 @@ def test_execution_timeout_ends_the_job_of_a_deferred_task(
     assert len(started(world)) == 1
     assert not world.replicas()
     assert "The job was cancelled: its task's execution_timeout is over." in ran.log
+
+
+def test_a_retry_after_execution_timeout_starts_anew(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:
+    """Regression: in ``dag.test()`` the next try was told to stop by the flag of the one before."""
+    world.script("workerpool0-0", runs_for_ever(), exits(0))
+    dag = one_task(
+        "timed_again", backend=fake, execution_timeout=timedelta(seconds=2), retries=1, retry_delay=timedelta(0)
+    )
+    ran = run_dag(dag)
+    assert ran.states() == {"train": "success"}, ran.log
+    assert [name.split("-")[2] for name in started(world)] == ["1", "2"]
+
+
+@both
+def test_a_secret_reaches_its_replica_and_nothing_else(run_dag: RunDag, tmp_path: Path, deferrable: bool) -> None:
+    """Regression: ``dag.test()`` lost its way when an XCom was pushed while a Variable was read."""
+    from airflow.models import Variable
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        Variable.set("training_token", "open sesame", session=session)
+    code = "import os; print('a token of', len(os.environ['TOKEN']))"
+    (pool,) = JOB["jobSpec"]["workerPoolSpecs"]
+    container = {"imageUri": "local/py:1", "command": ["python3", "-c", code]}
+    spec = {**JOB, "jobSpec": {"workerPoolSpecs": [{**pool, "containerSpec": container}]}}
+    backend = ProcessBackend(state_folder=str(tmp_path / "jobs"))
+    dag = one_task(
+        f"secret_{deferrable}",
+        custom_job=spec,
+        backend=backend,
+        secret_env={"TOKEN": "variable:training_token"},
+        deferrable=deferrable,
+    )
+    ran = run_dag(dag)
+    assert ran.states() == {"train": "success"}, ran.log
+    assert "workerpool0-0: a token of 11" in ran.log
+    shown = json.dumps([ran.xcom("train", key) for key in ("return_value", xcoms.JOB, xcoms.REF, xcoms.REPLICAS)])
+    kept = "".join(path.read_text() for path in (tmp_path / "jobs").rglob("*") if path.is_file())
+    assert "variable:training_token" in kept
+    assert "open sesame" not in shown + kept + ran.log
 
 
 def test_options_reach_the_job(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:
