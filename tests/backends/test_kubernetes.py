@@ -735,6 +735,37 @@ def test_cut_connections_lose_nothing(namespace: str) -> None:
     asyncio.run(main())
 
 
+def test_credentials_that_were_refused_are_read_again(namespace: str) -> None:
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            await bench.created(sleeps())
+            client = bench.engine._api._client  # type: ignore[attr-defined]
+            client.configuration.api_key["BearerToken"] = "Bearer expired"
+            seen = await asyncio.gather(*(bench.engine.observe(bench.job_id) for _ in range(5)))
+            assert [len(statuses) for statuses in seen] == [1] * 5
+
+    asyncio.run(main())
+
+
+def test_a_replica_comes_back_without_what_it_was_made_of(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process drives the job: it has neither the variable nor the package's file, and need not."""
+
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:
+            monkeypatch.setenv("TOP_SECRET", "x")
+            plan = await bench.prepared(Act(("sh", "-c", "echo $TOKEN"), sleeps().script))
+            plan = replace(plan, options=JobOptions(secret_env=(("TOKEN", "env:TOP_SECRET"),)))
+            (ref,) = bench.refs(plan)
+            await bench.engine.create(plan, [ref])
+            monkeypatch.delenv("TOP_SECRET")
+            again = replace(ref, restart=1)
+            await bench.engine.create(plan, [again])
+            await bench.engine.start(plan, [again])
+            assert await bench.texts(again) == ["x"]
+
+    asyncio.run(main())
+
+
 def test_the_primary_starts_first_and_is_not_waited_for_for_ever(namespace: str) -> None:
     async def main() -> None:
         async with bench_on(Configured(replace(ADMIN, namespace=namespace))) as bench:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_customjob.backends.base import (
@@ -106,29 +107,36 @@ class KubernetesEngine:
         await _each(refs, one)
 
     async def _create_companions(self, plan: JobPlan, owner: str | None) -> None:
-        """What Pods need to be there; the Service first, by which a job that has anything is found."""
-        config_maps, values = manifests.files(plan), {}
+        """What Pods need to be there; the Service first, by which a job that has anything is found. Where it was there
+        already, what cannot be had a second time (a package's file, a variable of another process) has been brought before.
+        """
+        config_maps = manifests.files(plan)
         packaged = [pool for pool in plan.pools if pool.package is not None]
-        if plan.options.secret_env:
-            values = await asyncio.to_thread(resolve, plan.options.secret_env)
-        if not (len(plan.replicas) > 1 or config_maps or packaged or values):
+        if not (len(plan.replicas) > 1 or config_maps or packaged or plan.options.secret_env):
             return
-        with suppress(_Exists):
-            await self._create("services", manifests.owned(manifests.service(plan), owner), "the job's Service")
+        fresh = await self._create_once("services", manifests.service(plan), owner, "the job's Service")
         for config_map in config_maps:
-            with suppress(_Exists):
-                await self._create("configmaps", manifests.owned(config_map, owner), "the ConfigMap of the job's files")
-        if values:
-            with suppress(_Exists):
-                secret = manifests.owned(manifests.secret_env(plan, values), owner)
-                await self._create("secrets", secret, "the Secret of secret_env")
-        for pool in packaged:
-            archives = [
-                base64.b64encode(package.path.read_bytes()).decode() for package in await _packages(pool, _mute)
-            ]
-            with suppress(_Exists):
-                secret = manifests.owned(manifests.package(plan, pool, archives), owner)
-                await self._create("secrets", secret, f"the Secret of {pool.name}'s packages")
+            await self._create_once("configmaps", config_map, owner, "the ConfigMap of the job's files")
+        secrets: list[tuple[str, Callable[[], Awaitable[dict[str, Any]]]]] = []
+        if plan.options.secret_env:
+            secrets.append(("the Secret of secret_env", partial(_secret_env, plan)))
+        secrets += [(f"the Secret of {pool.name}'s packages", partial(_package, plan, pool)) for pool in packaged]
+        for what, make in secrets:
+            try:
+                secret = await make()
+            except LaunchRefused:
+                if fresh:
+                    raise
+            else:
+                await self._create_once("secrets", secret, owner, what)
+
+    async def _create_once(self, kind: str, body: dict[str, Any], owner: str | None, what: str) -> bool:
+        """Whether it was not there yet."""
+        try:
+            await self._create(kind, manifests.owned(body, owner), what)
+        except _Exists:
+            return False
+        return True
 
     async def _create(
         self, kind: str, body: dict[str, Any], what: str, replica: str = "", gang: Iterable[Mapping[str, Any]] = ()
@@ -294,7 +302,9 @@ class KubernetesEngine:
 
     async def jobs(self) -> Sequence[JobObjects]:
         kinds = ("configmaps", "services", "pods")
-        listed = await asyncio.gather(*(self._api.list(kind, names.MANAGED_SELECTOR) for kind in kinds))
+        listed = await asyncio.gather(
+            *(self._api.list(kind, f"{names.MANAGED_SELECTOR},{names.JOB}") for kind in kinds)
+        )
         records: dict[JobId, StoredRecord] = {}
         refs: dict[JobId, list[ReplicaRef]] = {}
         other: dict[JobId, list[str]] = {}
@@ -302,7 +312,7 @@ class KubernetesEngine:
         for kind, answer in zip(kinds, listed, strict=True):
             for item in answer["items"]:
                 metadata = item["metadata"]
-                job_id = JobId(metadata["labels"].get(names.JOB, ""))
+                job_id = JobId(metadata["labels"][names.JOB])
                 at = datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
                 created[job_id] = min(at, created.get(job_id, at))
                 record = stored(item) if kind == "configmaps" else None
@@ -358,6 +368,15 @@ def _still_there(refs: Sequence[ReplicaRef], statuses: Sequence[ReplicaStatus], 
         f"{len(refs)} Pods did not {what} within {seconds:.0f} s, the first is {ref.name} on {nodes.get(ref) or 'no node'}. If that "
         "node is gone for good, taint it (kubectl taint node NODE node.kubernetes.io/out-of-service=lost:NoExecute), or set force_delete"
     )
+
+
+async def _secret_env(plan: JobPlan) -> dict[str, Any]:
+    return manifests.secret_env(plan, await asyncio.to_thread(resolve, plan.options.secret_env))
+
+
+async def _package(plan: JobPlan, pool: PoolPlan) -> dict[str, Any]:
+    packages = await _packages(pool, _mute)
+    return manifests.package(plan, pool, [base64.b64encode(item.path.read_bytes()).decode() for item in packages])
 
 
 def _mute(line: str) -> None:

@@ -14,8 +14,6 @@ from airflow_customjob.backends.kubernetes import names
 CANNOT_START = 128
 """Exit code of a replica that could not be started, as containerd gives it."""
 START_ERRORS = frozenset({"StartError", "ContainerCannotRun"})
-HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"})
-"""Why a container waits, where waiting will not help."""
 NO_SUCH_IMAGE = (
     "not found",
     "manifest unknown",
@@ -27,6 +25,14 @@ NO_SUCH_IMAGE = (
     "no basic auth",
 )
 """Words of a registry that has answered: it has no such image for us. Anything else may pass."""
+HOPELESS = {
+    "InvalidImageName": ("",),
+    "ErrImageNeverPull": ("",),
+    "ErrImagePull": NO_SUCH_IMAGE,
+    "ImagePullBackOff": NO_SUCH_IMAGE,
+    "CreateContainerConfigError": ("not found", "couldn't find key", "non-root", "non-numeric user"),
+}
+"""Why a container waits, and with which words, where waiting will not help."""
 SILENT_NODE = 30.0
 """Seconds past a deleted Pod's grace after which its node counts as lost."""
 
@@ -166,8 +172,7 @@ def _waiting(ref: ReplicaRef, pod: Json, waiting: Json, common: dict[str, Any]) 
     ]
     for state in states:
         reason, said = state.get("reason", ""), state.get("message", "")
-        pulling = reason in ("ErrImagePull", "ImagePullBackOff")
-        if reason in HOPELESS or (pulling and any(words in said.lower() for words in NO_SUCH_IMAGE)):
+        if any(words in said.lower() for words in HOPELESS.get(reason, ())):
             return ReplicaStatus(
                 ref,
                 Phase.EXITED,
@@ -176,7 +181,7 @@ def _waiting(ref: ReplicaRef, pod: Json, waiting: Json, common: dict[str, Any]) 
                 message=_said(reason, said),
                 **common,
             )
-        if pulling or (said and reason not in ("PodInitializing", "ContainerCreating")):
+        if reason and reason not in ("PodInitializing", "ContainerCreating"):
             return ReplicaStatus(ref, Phase.WAITING, message=_said(reason, said), **common)
     return ReplicaStatus(ref, Phase.WAITING, message=_held_up(pod), **common)
 

@@ -65,6 +65,7 @@ class Watcher:
                 version = version or await self._begin(kind)
                 async for place in self._events(kind, version):
                     delay, version = FIRST_BACK_OFF, place
+                await asyncio.sleep(FIRST_BACK_OFF)
             except _Expired:
                 version = ""
             except EngineError as error:
