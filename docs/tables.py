@@ -22,7 +22,7 @@ from airflow_customjob.spec.message import CustomJob
 from airflow_customjob.spec.schema import Behavior, descriptor_of, fields_with, is_map
 from airflow_customjob.supervisor.rules import TRANSITIONS
 
-BACKENDS = ("process", "docker")
+BACKENDS = ("process", "docker", "kubernetes")
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- begin: python docs/tables.py -->", "<!-- end -->"
 
@@ -35,11 +35,13 @@ HONOURED = {
     f"{POOL}.container_spec.command": "replaces the image's ENTRYPOINT, and drops its CMD",
     f"{POOL}.container_spec.args": "replace the image's CMD; `$(NAME)` is expanded",
     f"{POOL}.container_spec.env": "after the service's own variables, in order; `$(NAME)` is expanded",
-    f"{POOL}.python_package_spec.executor_image_uri": "the packages are installed into it once per content",
+    f"{POOL}.python_package_spec.executor_image_uri": "what the packages are installed into, once per content where it can be kept",
     f"{POOL}.python_package_spec.package_uris": "installed in order, as Vertex AI does; an absolute path, `file://` or `http(s)://`",
     f"{POOL}.python_package_spec.python_module": "run as `python3 -m MODULE`",
     f"{POOL}.python_package_spec.args": "given to the module; `$(NAME)` is expanded",
     f"{POOL}.python_package_spec.env": "as in `containerSpec`",
+    f"{POOL}.machine_spec.accelerator_count": "so many GPUs are requested of the node",
+    f"{POOL}.nfs_mounts": "mounted in each replica",
     "job_spec.scheduling.timeout": "measured from the first RUNNING, 7 days by default; then CANCELLED, or `timeout_state`",
     "job_spec.scheduling.restart_job_on_worker_restart": "a lost replica restarts the whole job",
     "job_spec.scheduling.disable_retries": "no restart of a replica or of the job",
@@ -115,9 +117,14 @@ def readme_table() -> str:
         if all(row is not None and row.support is Support.REFUSED for row in rows):
             refused.append(f"`{shown(path)}`")
             continue
-        answers = {backend: what_happens(path, field, backend) for backend in BACKENDS}
-        same = len(set(answers.values())) == 1
-        text = answers[BACKENDS[0]] if same else "<br>".join(f"{name}: {answers[name]}" for name in BACKENDS)
+        names: dict[str, list[str]] = {}
+        for backend in BACKENDS:
+            names.setdefault(what_happens(path, field, backend), []).append(backend)
+        text = (
+            next(iter(names))
+            if len(names) == 1
+            else "<br>".join(f"{', '.join(who)}: {answer}" for answer, who in names.items())
+        )
         lines.append(_row(f"`{shown(path)}`", text))
     lines.append(_row(", ".join(refused), "*refused*, unless the field is in `ignore_fields`"))
     return "\n".join(lines)
