@@ -316,6 +316,29 @@ def test_two_creators_make_one_network() -> None:
 
 
 @docker
+def test_a_network_that_the_daemon_keeps_holds_no_ended_job_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the supervisor of an ended job asked for its removal for ever, and its task never returned."""
+    monkeypatch.setattr("airflow_customjob.backends.docker.networks.LEAVES", 0.5)
+
+    async def test(bench: Bench) -> None:
+        plan = await bench.prepared(prints(1), prints(1))
+        await bench.engine.create(plan, bench.refs(plan))
+        await bench.engine.remove(bench.refs(plan))
+        (network,) = await engine_of(bench)._api.networks({"customjob.job-id": plan.job_id})
+        run = ["docker", "run", "--detach", "--rm", "--network", network["Id"], IMAGE, "sleep", "60"]
+        stranger = (await asyncio.to_thread(subprocess.check_output, run, text=True)).strip()
+        try:
+            await bench.engine.release(plan.job_id)
+            assert [job.other for job in await bench.engine.jobs() if job.job_id == plan.job_id] == [(network["Name"],)]
+        finally:
+            await asyncio.to_thread(subprocess.check_output, ["docker", "rm", "--force", stranger])
+        await bench.engine.release(plan.job_id)
+        assert not [job for job in await bench.engine.jobs() if job.job_id == plan.job_id]
+
+    on_docker(test)
+
+
+@docker
 def test_a_range_without_a_free_subnet_queues_the_job() -> None:
     async def test(bench: Bench) -> None:
         first = await bench.prepared(prints(1), prints(1))

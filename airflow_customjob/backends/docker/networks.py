@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
@@ -18,12 +19,17 @@ from airflow_customjob.backends.docker.api import Api, DaemonError, Missing, of_
 from airflow_customjob.backends.docker.labels import JOB, KIND, KIND_NETWORK, bridge_name
 from airflow_customjob.plan.types import JobId
 
+log = logging.getLogger(__name__)
+
 RESERVED = 3
 """Addresses of a subnet that no replica gets: the network's, the gateway's, the broadcast."""
 SMALLEST = 28
 """Prefix length: Docker's own bookkeeping needs room too."""
 APPEARS = 10.0
 """Seconds within which a network that somebody else creates at this moment is seen."""
+LEAVES = 5.0
+"""Seconds within which containers that were removed have left their network."""
+_IN_USE = "has active endpoints"
 _TAKEN = ("overlap", "address already in use")
 _MADE_ALREADY = ("same bridge name", "already exists")
 
@@ -87,15 +93,28 @@ def subnets_for(name: str, replicas: int, subnets: tuple[str, ...]) -> Iterator[
 
 
 async def release_networks(api: Api, job_id: JobId) -> None:
-    """Remove all networks of the job. Replicas that are still there make the daemon refuse."""
+    """Remove all networks of the job. One that the daemon keeps is left for ``gc``: an ended job has no more use for it."""
+    await asyncio.gather(*(_remove(api, network) for network in await api.networks(of_job(job_id))))
 
-    async def remove(network: dict[str, Any]) -> None:
+
+async def _remove(api: Api, network: dict[str, Any]) -> None:
+    """Under load a daemon takes a container out of its network after it has said that it is gone; one that was seen kept
+    counting an endpoint that was not there any more until its restart."""
+    end = asyncio.get_running_loop().time() + LEAVES
+    while True:
         try:
             await api.call("DELETE", f"networks/{network['Id']}", what=f"remove the network {network['Name']}")
         except Missing:
             return
-
-    await asyncio.gather(*(remove(network) for network in await api.networks(of_job(job_id))))
+        except DaemonError as error:
+            if _IN_USE not in error.words:
+                raise
+            if asyncio.get_running_loop().time() > end:
+                log.warning("%s; it is left for `customjob gc`", error)
+                return
+        else:
+            return
+        await asyncio.sleep(0.2)
 
 
 async def _exists(api: Api, job_id: JobId, name: str) -> bool:
