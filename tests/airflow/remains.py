@@ -14,7 +14,19 @@ def replicas(backend: str, job_id: str) -> list[str]:
 def remains(backend: str, job_id: str) -> list[str]:
     """All that is left of a job but its record."""
     left = replicas(backend, job_id)
-    return left + _docker("network", "ls", "--quiet", "--filter", f"name={job_id}") if backend == "docker" else left
+    return left + _networks(job_id) if backend == "docker" else left
+
+
+def remove_containers(job_id: str) -> None:
+    """What a test that failed has left of a job on Docker."""
+    if containers := _containers(job_id):
+        _docker("rm", "--force", *containers)
+    if networks := _networks(job_id):
+        _docker("network", "rm", *networks)
+
+
+def _networks(job_id: str) -> list[str]:
+    return _docker("network", "ls", "--quiet", "--filter", f"name={job_id}")
 
 
 def _containers(job_id: str) -> list[str]:

@@ -68,6 +68,7 @@ class RunningAirflow:
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.runs: list[DagRun] = []
 
     @contextmanager
     def up(self) -> Iterator[RunningAirflow]:
@@ -156,7 +157,9 @@ class RunningAirflow:
         """Trigger a DAG whose one task is ``train``."""
         wait_for(f"DAG {dag_id}", lambda: self.call("GET", f"/dags/{dag_id}"), every=0.5)
         started = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None})
-        return DagRun(self, dag_id, started["dag_run_id"])
+        run = DagRun(self, dag_id, started["dag_run_id"])
+        self.runs.append(run)
+        return run
 
 
 class DagRun:

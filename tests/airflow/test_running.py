@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.airflow import dags
-from tests.airflow.remains import remains, replicas
+from tests.airflow.remains import remains, remove_containers, replicas
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
 from tests.engines import why_not
 
@@ -32,6 +32,10 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow
     with RunningAirflow(home).up() as running:
         print(f"\nAirflow was up in {time.monotonic() - started:.1f} s")
         yield running
+        jobs = [job_id for run in running.runs if (job_id := run.xcom("custom_job_id"))]
+    if "docker" in BACKENDS:
+        for job_id in jobs:
+            remove_containers(job_id)
 
 
 @pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
