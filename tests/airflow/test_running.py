@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -253,5 +253,12 @@ def test_a_trigger_that_moves_to_another_triggerer_leaves_its_job(
 def task_process(run: DagRun) -> int:
     """The process that runs a task's operator, below the one that supervises it."""
     title = f"airflow worker -- {run.task()['id']}"
-    done = subprocess.run(["pgrep", "--full", "--exact", title], capture_output=True, text=True)
-    return int(done.stdout)
+    (found,) = (folder for folder in Path("/proc").glob("[0-9]*") if title_of(folder) == title)
+    return int(found.name)
+
+
+def title_of(folder: Path) -> str:
+    try:
+        return (folder / "cmdline").read_bytes().strip(b"\0").decode(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
