@@ -231,7 +231,9 @@ class Engine(Protocol):
         ...
 
     def watch(self, job_id: JobId) -> AbstractAsyncContextManager[AsyncIterator[None]]:
-        """Subscribe, then give an item whenever the job's replicas may have changed. Items may be lost, late and repeated.
+        """Subscribe, then give an item whenever the job's replicas or its record may have changed: a cancel is a changed record.
+
+        Items may be lost, late and repeated.
 
         One subscription to the engine serves all jobs of the process; it reconnects by itself.
         """

@@ -561,6 +561,29 @@ async def test_a_watcher_is_woken_by_starts_ends_and_removals(bench: Bench) -> N
 
 
 @on_each_engine
+async def test_a_watcher_hears_of_a_changed_record(bench: Bench) -> None:
+    """Regression: a cancel by another process was carried out only at the next resync, up to half a minute later."""
+    version = await bench.other.write_record(bench.job_id, "{}", if_version=0)
+    woken = asyncio.Event()
+
+    async def watch() -> None:
+        async with bench.engine.watch(bench.job_id) as items:
+            async for _ in items:
+                woken.set()
+
+    task = asyncio.create_task(watch())
+    try:
+        await asyncio.sleep(1)
+        woken.clear()
+        await bench.other.write_record(bench.job_id, "{}", if_version=version)
+        async with asyncio.timeout(2):
+            await woken.wait()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@on_each_engine
 async def test_a_watcher_hears_of_an_end_that_nobody_asked_for(bench: Bench) -> None:
     async with bench.engine.watch(bench.job_id) as items:
         await bench.launched(prints(1, code=1, every=0.5))

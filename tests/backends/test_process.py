@@ -615,7 +615,7 @@ def test_a_full_disk_does_not_cost_the_ending(adapter: ProcessAdapter, folders: 
         pytest.skip("a small file system cannot be mounted here")
 
     async def check(bench: Bench) -> None:
-        _, (ref,) = await bench.launched(shell("echo before; head -c 10000000 /dev/zero > fill; echo lost; exit 3"))
+        _, (ref,) = await bench.launched(shell("echo before; sleep 1; head -c 10000000 /dev/zero > fill; echo lost; exit 3"))
         status = (await bench.ended())["workerpool0-0"]
         assert (status.phase, status.exit_code) == (Phase.EXITED, 3)
         assert (await bench.texts(ref))[0] == "before"

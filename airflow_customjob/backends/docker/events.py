@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends.base import EngineError
-from airflow_customjob.backends.docker.labels import JOB
+from airflow_customjob.backends.docker.labels import JOB, job_of_record
 
 if TYPE_CHECKING:
     from airflow_customjob.backends.docker.api import Api
@@ -62,7 +62,7 @@ class EventHub:
 
     @contextmanager
     def listening(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever something may have happened to the job's containers."""
+        """An event that is set whenever something may have happened to the job's containers or its record."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._subscribe(), name="docker-events")
         heard = asyncio.Event()
@@ -76,7 +76,8 @@ class EventHub:
 
     async def _subscribe(self) -> None:
         delay = FIRST_BACK_OFF
-        filters = json.dumps({"label": [JOB], "type": ["container"], "event": list(HEARD)})
+        # Not by label: no volume would be told then.
+        filters = json.dumps({"type": ["container", "volume"], "event": list(HEARD)})
         while True:
             began = time.monotonic()
             with suppress(EngineError, ValueError):  # a line too long is no event of ours
@@ -101,6 +102,9 @@ class EventHub:
     def _hear(self, event: dict[str, Any]) -> None:
         actor = event.get("Actor") or {}
         attributes = actor.get("Attributes") or {}
+        job_id = job_of_record(actor["ID"]) if event.get("Type") == "volume" else attributes.get(JOB, "")
+        if not job_id:
+            return
         if event.get("Action") == "start":
             self.started[actor["ID"]] = event.get("timeNano", 0) / 1e9
         elif event.get("Action") == "die":
@@ -108,7 +112,7 @@ class EventHub:
         elif event.get("Action") == "destroy":
             self.started.pop(actor["ID"], None)
             self.died -= {actor["ID"], attributes.get("name", "")}
-        for heard in self._watchers.get(attributes.get(JOB, ""), ()):
+        for heard in self._watchers.get(job_id, ()):
             heard.set()
 
     def _tell_everybody(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -91,6 +92,12 @@ def end_name(ref: ReplicaRef) -> str:
 
 def record_name(job_id: JobId) -> str:
     return f"customjob-{job_id}-record"
+
+
+def job_of_record(volume: str) -> str:
+    """The job whose record a volume of this name is part of; empty: it is none. Docker's events tell no volume's labels."""
+    found = re.fullmatch(r"customjob-(\d+)-record-\d+", volume)
+    return found[1] if found else ""
 
 
 def seconds(timestamp: str) -> float | None:

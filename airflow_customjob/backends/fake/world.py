@@ -355,13 +355,13 @@ class FakeWorld:
         self.history.append(happening)
         for listener in self.listeners:
             listener(happening)
-        if replica is not None:
+        if replica is not None or record is not None:
             self.touch(job_id)
 
     # -- waking who waits ---------------------------------------------------------------------------------------------
 
     def touch(self, topic: Topic) -> None:
-        """Wake whoever waits for a change of a job's replicas, or of one replica's log."""
+        """Wake whoever waits for a change of a job's replicas or record, or of one replica's log."""
         for pulse in list(self._pulses.values()):
             pulse.wake(topic)
 

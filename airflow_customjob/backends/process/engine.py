@@ -128,7 +128,14 @@ class ProcessEngine:
             if not name or (ref is not None and ref.job_id == job_id):
                 heard.set()
 
-        with self._inotify.listening(self._folders.events, told):
+        def written(name: str) -> None:
+            if name in ("", records.RECORD):
+                heard.set()
+
+        with (
+            self._inotify.listening(self._folders.events, told),
+            self._inotify.listening(self._folders.job(job_id), written),
+        ):
             yield _items(heard)
 
     async def logs(
