@@ -16,7 +16,7 @@ HOLD = 1.0
 def log_file(job_id: str) -> Path:
     """Where the process of a detached job writes all that ``run`` would show."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "customjob" / "detached" / f"{job_id}.log"
+    return Path(state).expanduser() / "airflow-customjob" / "detached" / f"{job_id}.log"
 
 
 def leave(job_id: str, backend_arguments: Sequence[str]) -> Path:

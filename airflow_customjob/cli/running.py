@@ -151,9 +151,9 @@ async def _until_interrupted(
             _say_what_stays(client, job_id, reporter)
             return None
     finally:
-        if not interrupts:  # else the same interrupt's further signals shall not hide the exit code
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            # The same interrupt's further signals shall not hide the exit code, not even while the interpreter goes down.
+            signal.signal(number, signal.SIG_IGN if interrupts else handler)
     try:
         return await client.get(job_id)
     except NoSuchJob:

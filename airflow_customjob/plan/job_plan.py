@@ -128,6 +128,7 @@ def plan_or_problems(
             *support_notes(job, capabilities, options.ignore_fields),
             *_image_notes(pools),
             *_override_notes(seats, context),
+            *_port_notes(capabilities, prepared),
         ),
     )
     return plan, []
@@ -335,6 +336,13 @@ def _override_notes(seats: Sequence[_Seat], context: _Context) -> Iterator[Note]
             path = f"{seat.pool.path.removeprefix('job_spec.')}.env"
             for name in sorted(dict(seat.pool.env).keys() & variables):
                 yield Note(path, f"{name} takes the place of the variable that is set by itself")
+
+
+def _port_notes(capabilities: Capabilities, prepared: Prepared) -> Iterator[Note]:
+    if capabilities.loopback and not prepared.ports:
+        yield Note(
+            "ports", "replicas share this host: their ports are chosen at launch, and stand here as 0 until then"
+        )
 
 
 def _image_notes(pools: Sequence[_Pool]) -> Iterator[Note]:

@@ -284,6 +284,13 @@ class JobPlan:
     def primary(self) -> ReplicaPlan:
         return self.replicas[0]
 
+    def alike(self) -> list[tuple[PoolPlan, ...]]:
+        """The pools that run the same image with the same packages, together: what is prepared once serves them all."""
+        groups: dict[tuple[str, tuple[str, ...]], list[PoolPlan]] = {}
+        for pool in self.pools:
+            groups.setdefault((pool.image, pool.package.uris if pool.package else ()), []).append(pool)
+        return [tuple(group) for group in groups.values()]
+
     def pool_of(self, replica: ReplicaPlan) -> PoolPlan:
         return next(pool for pool in self.pools if pool.index == replica.pool)
 

@@ -56,6 +56,16 @@ def wheel(folder: Path, name: str = "trainer", version: str = "0.1", requires: s
     return path
 
 
+def test_pools_that_run_the_same_are_prepared_together() -> None:
+    acts = [Act(("python3", "-m", "trainer.task"), sleeps().script)] * 4
+    made = plan_of(JobId("42"), acts, "none")
+    package, other = Package(("a.whl",), "trainer.task"), Package(("b.whl",), "trainer.task")
+    packages = (package, other, replace(package, module="trainer.evaluate"), None)
+    pools = tuple(replace(pool, package=given) for pool, given in zip(made.pools, packages, strict=True))
+    groups = replace(made, pools=pools).alike()
+    assert [[pool.index for pool in group] for group in groups] == [[0, 2], [1], [3]]
+
+
 def plan(*packages: Path, module: str = "trainer.task", job_id: str = "42") -> JobPlan:
     made = plan_of(JobId(job_id), [Act(("python3", "-m", module), sleeps().script, args=("--epochs", "3"))], "none")
     package = Package(tuple(map(str, packages)), module)

@@ -35,7 +35,7 @@ from airflow_customjob.backends.docker.labels import JOB, KIND, KIND_END, KIND_R
 from airflow_customjob.backends.docker.networks import ensure_network, release_networks
 from airflow_customjob.backends.docker.records import Records, record_among
 from airflow_customjob.backends.docker.status import Statuses
-from airflow_customjob.plan.types import JobId, JobPlan, PoolPlan, Prepared
+from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 
 
 class DockerEngine:
@@ -65,7 +65,7 @@ class DockerEngine:
         artifacts: dict[str, str] = {}
         notes: list[str] = []
 
-        async def settle(pool: PoolPlan) -> None:
+        for pool, *others in plan.alike():
             image = await images.have(self._api, pool.image, self._login, say)
             ident = str(image["Id"])
             notes.append(f"{pool.image} {ident}")
@@ -73,10 +73,7 @@ class DockerEngine:
                 built = await self._builds.install(image, pool.image, pool.package, say)
                 ident = built.image_id
                 notes.extend((*built.notes, f"{pool.name} {ident}"))
-            artifacts[str(pool.index)] = ident
-
-        for pool in plan.pools:  # one after the other: pools mostly share their image
-            await settle(pool)
+            artifacts |= {str(each.index): ident for each in (pool, *others)}
         return Prepared(artifacts=artifacts, notes=tuple(dict.fromkeys(notes)))
 
     async def create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:

@@ -65,20 +65,21 @@ class ProcessEngine:
     async def prepare(self, plan: JobPlan, say: Say) -> Prepared:
         artifacts: dict[str, str] = {}
         notes: list[str] = []
-        for pool in plan.pools:
+        for pool, *others in plan.alike():
             if pool.package is None:
                 continue
             try:
                 packages = await fetch(pool.package.uris, say)
             except PackageError as error:
                 raise LaunchRefused(f"{pool.name}: {error.message}") from None
-            artifacts[str(pool.index)] = await environment_for(
+            environment = await environment_for(
                 self._folders.environments,
                 packages,
                 say,
                 python=self._backend.python,
                 requirements=self._backend.requirements,
             )
+            artifacts |= {str(each.index): environment for each in (pool, *others)}
             notes += [f"{pool.name}: {package.filename} sha256:{package.sha256}" for package in packages]
         ports = await _in_thread(choose_ports, self._folders, plan.job_id, len(plan.replicas) + 1)
         return Prepared(artifacts, ports, tuple(notes))
