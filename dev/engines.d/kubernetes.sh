@@ -105,3 +105,46 @@ kubernetes_kill() {
   node_ours || die "this Kubernetes was not started by dev/engines"
   node_stop KILL kube-apiserver
 }
+
+# -- many nodes, for measurements -----------------------------------------------------------------------------------
+
+KWOK=sigs.k8s.io/kwok/cmd/kwok@v0.8.0
+
+kubernetes_nodes() { # count: nodes that only say that they run their Pods; 0 takes them away
+  local config go
+  mkdir -p "$KUBE_STATE"/{log,pid} "$KUBE_BIN"
+  config=$(kube_config) || die "no Kubernetes answers: dev/engines up kubernetes"
+  if [[ $1 == 0 ]]; then
+    kube_ctl "$config" delete node -l type=kwok --wait=false >&2
+    node_stop TERM kwok
+    return
+  fi
+  if [[ ! -x $KUBE_BIN/kwok ]]; then
+    go=$(node_go)
+    say "building kwok from its Go modules (some minutes, once)"
+    GOBIN=$KUBE_BIN GOTOOLCHAIN=local GOFLAGS='-buildvcs=false -trimpath' nice "$go" install -ldflags '-s -w' "$KWOK" >"$KUBE_STATE/build-kwok.log" 2>&1 ||
+      { tail -20 "$KUBE_STATE/build-kwok.log" >&2; die "building kwok failed; its log: $KUBE_STATE/build-kwok.log"; }
+  fi
+  node_start kwok --kubeconfig="$config" --config="$here/kubernetes/simulated/kwok.yaml"
+  kube_nodes "$1" | kube_ctl "$config" apply -f - >/dev/null
+  wait_until 120 kube_nodes_ready "$config" "$1" || die "the simulated nodes are not ready after 120 s"
+  say "$1 simulated nodes (label type=kwok, taint type=kwok:NoSchedule)"
+}
+
+kube_nodes() { # count
+  local size='{cpu: "64", memory: 256Gi, pods: "500", nvidia.com/gpu: "8"}' number
+  for number in $(seq "$1"); do
+    cat <<TEXT
+---
+apiVersion: v1
+kind: Node
+metadata: {name: simulated-$number, labels: {type: kwok, kubernetes.io/hostname: simulated-$number}}
+spec: {taints: [{key: type, value: kwok, effect: NoSchedule}]}
+status: {allocatable: $size, capacity: $size}
+TEXT
+  done
+}
+
+kube_nodes_ready() { # kubeconfig count
+  [[ $(kube_ctl "$1" get nodes -l type=kwok --no-headers | grep -c ' Ready ') == "$2" ]]
+}

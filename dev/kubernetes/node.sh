@@ -314,7 +314,7 @@ node_gone() { [[ ! -d /proc/$1 || $(sed 's/.*) //;s/ .*//' "/proc/$1/stat" 2>/de
 
 node_down() {
   node_ours || return 0
-  node_stop KILL kubelet kube-scheduler kube-controller-manager coredns
+  node_stop KILL kwok kubelet kube-scheduler kube-controller-manager coredns
   if node_alive containerd; then
     local task
     for task in $(node_ctr task ls -q); do node_ctr task kill -s KILL "$task" >/dev/null 2>&1 || true; done
