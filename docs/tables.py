@@ -17,6 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from airflow_customjob.plan.capabilities import capabilities_of, short_path
 from airflow_customjob.plan.types import FieldSupport, Support
 from airflow_customjob.provider_info import OPTIONS
+from airflow_customjob.spec.airflow_states import TASK_STATES
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.spec.message import CustomJob
 from airflow_customjob.spec.schema import Behavior, descriptor_of, fields_with, is_map
@@ -146,6 +147,14 @@ def transition_table() -> str:
     return "\n".join(lines)
 
 
+def task_state_table() -> str:
+    """What each state of an Airflow task says of its replica."""
+    lines = [_row("Airflow task", "replica", "because"), _row("---", "---", "---")]
+    for name, meaning in TASK_STATES.items():
+        lines.append(_row(f"`{name}`", f"`{meaning.state.name}`", meaning.why))
+    return "\n".join(lines)
+
+
 def commands() -> str:
     """The help of every ``customjob`` command, and the exit codes once."""
     from airflow_customjob.cli import arguments, exits
@@ -228,6 +237,7 @@ def write(folder: Path) -> None:
         ("fields.md", field_table()),
         ("options.md", option_table()),
         ("transitions.md", transition_table()),
+        ("task_states.md", task_state_table()),
         ("cli.md", commands()),
         ("states.svg", state_diagram()),
     ):

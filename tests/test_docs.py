@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from airflow_customjob.plan.capabilities import capabilities_of
+from airflow_customjob.spec.airflow_states import TASK_STATES
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.rules import TRANSITIONS
 
@@ -73,6 +74,12 @@ def test_the_transition_table_ends_in_the_terminal_states(tables: Any) -> None:
     ended = re.findall(r"`(\w+)` \| nothing else", tables.transition_table())
     assert ended
     assert all(JobState[name].terminal for name in ended)
+
+
+def test_every_task_state_of_airflow_is_in_the_table(tables: Any) -> None:
+    table = tables.task_state_table()
+    for name, meaning in TASK_STATES.items():
+        assert f"| `{name}` | `{meaning.state.name}` | " in table
 
 
 def test_every_command_has_its_help_in_the_reference(tables: Any) -> None:
