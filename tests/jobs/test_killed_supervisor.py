@@ -113,7 +113,7 @@ def test_the_next_process_has_the_same_replicas(place: Place) -> None:
 def test_killed_over_and_over(place: Place, figure: Figure) -> None:
     """Every process lives for about a second and a half: the job gets to its end all the same, and its log is whole."""
     job_id = place.new_job()
-    says = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); sleep 0.25; done"
+    says = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); sleep 0.5; done"
     spec = job_of(shell(f"echo start >>{place.folder}/{job_id}.0; {says}"), shell(f"{says}; exec sleep 1000000"))
     argv = ("run", "--job-id", job_id, "--output", "json", place.write(spec))
     outputs: list[Done] = []
