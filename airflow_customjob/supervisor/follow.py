@@ -20,7 +20,7 @@ FIRST_BYTES, FURTHER_BYTES = 2000, 200
 TAIL_BUDGET = 2.0
 """Seconds that a failure may be held back to read its last lines."""
 DRAIN_BUDGET = 10.0
-"""Seconds that an ended replica is kept for its log to be read to the end."""
+"""Seconds that an ended replica is kept although no line of its log comes; as long as lines come, it is kept."""
 RETRY = 0.5
 """Seconds after which a log that broke off is taken up again."""
 
@@ -79,7 +79,7 @@ class LogFollower:
             if not self.is_through(ref):
                 self._tasks[ref].cancel()
                 self._say(
-                    f"the end of the log of {ref.replica} could not be read within {DRAIN_BUDGET:g} s; lines may be missing"
+                    f"the end of the log of {ref.replica} could not be read: no line came for {DRAIN_BUDGET:g} s; lines may be missing"
                 )
 
     async def tails(self, refs: Sequence[ReplicaRef]) -> dict[ReplicaRef, tuple[str, ...]]:

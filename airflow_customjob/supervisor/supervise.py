@@ -129,6 +129,7 @@ class Supervisor:
         self._create_again_at = -math.inf
         self._version = 0
         self._to_remove: dict[ReplicaRef, float] = {}
+        self._log_stands: dict[ReplicaRef, tuple[str | None, float]] = {}
         self._created: tuple[ReplicaRef, ...] = ()
         self._plan: tuple[int, Prepared | None, JobPlan] | None = None
 
@@ -293,13 +294,12 @@ class Supervisor:
         Nothing waits for a log here: a primary replica's end must not go unseen meanwhile.
         """
         now = self._clock()
-        due = {ref: self._to_remove.setdefault(ref, now) for ref in refs}
         ready: list[ReplicaRef] = []
         waits: list[float] = []
-        for ref, asked_at in due.items():
-            until = asked_at + self._hold_removal
+        for ref in refs:
+            until = self._to_remove.setdefault(ref, now) + self._hold_removal
             if not self.follower.is_through(ref):
-                until = max(until, asked_at + DRAIN_BUDGET)
+                until = max(until, self._stands_since(ref, now) + DRAIN_BUDGET)
             if now < until:
                 waits.append(until)
             else:
@@ -308,6 +308,13 @@ class Supervisor:
             self.follower.give_up(ready)
             await self._engine.remove(ready)
         return None if ready else min(waits)
+
+    def _stands_since(self, ref: ReplicaRef, now: float) -> float:
+        """When the log of this replica was first seen at the line where it is now: a long one may take minutes to read."""
+        position = self.follower.positions.get(ref.name)
+        if ref not in self._log_stands or self._log_stands[ref][0] != position:
+            self._log_stands[ref] = (position, now)
+        return self._log_stands[ref][1]
 
     async def _take_back(self, found: JobRecord | None) -> None:
         """What a fenced supervisor created too late is stale to everybody: take it away while somebody knows of it."""

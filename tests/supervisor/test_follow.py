@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_customjob.backends.base import EngineError, ReplicaRef
+from airflow_customjob.backends.base import EngineError, LogLine, ReplicaRef
 from airflow_customjob.backends.fake import FakeEngine, FakeWorld, Fault, ScriptedFaults, exits, run_in_virtual_time
 from airflow_customjob.supervisor.follow import FIRST_BYTES, LAST_LINES, LogFollower, last_of
 from airflow_customjob.supervisor.record import encode
 from tests.supervisor.jobs import exited, prepared_job, running_job
-from tests.supervisor.world import Told
+from tests.supervisor.world import Told, supervisor
 
 JOB = prepared_job()
 PRIMARY, WORKER, _ = JOB.refs()
@@ -100,7 +101,9 @@ def test_a_log_that_cannot_be_read_is_given_up_and_said() -> None:
         assert follow.is_through(PRIMARY)
 
     run_in_virtual_time(main())
-    assert told.words == ["the end of the log of workerpool0-0 could not be read within 10 s; lines may be missing"]
+    assert told.words == [
+        "the end of the log of workerpool0-0 could not be read: no line came for 10 s; lines may be missing"
+    ]
 
 
 def test_nothing_is_followed_where_nobody_reads() -> None:
@@ -157,3 +160,23 @@ def test_one_line_of_a_megabyte_is_told_by_its_end() -> None:
     assert kept.startswith("...")
     assert kept.endswith("the end")
     assert FIRST_BYTES // 4 < len(kept) <= FIRST_BYTES
+
+
+def test_a_log_that_takes_long_to_read_is_read_to_its_end_before_removal() -> None:
+    """A quarter of a million lines was lost: ten seconds after its end a replica was removed, though its lines still came."""
+    world, told = FakeWorld(scripts={"workerpool0-0": exits(says=SAYS)}), Told()
+
+    class Slow(FakeEngine):
+        async def logs(self, ref: ReplicaRef, **how: Any) -> AsyncIterator[LogLine]:
+            async for line in super().logs(ref, **how):
+                yield line
+                await asyncio.sleep(1.0)
+
+    async def main() -> None:
+        async with world.connect() as engine:
+            engine.__class__ = Slow
+            await (await supervisor(world, engine, told)).run()
+
+    run_in_virtual_time(main())
+    assert told.texts() == SAYS
+    assert not any("lines may be missing" in word for word in told.words)
