@@ -18,7 +18,7 @@ import pytest
 
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
-from airflow_customjob.backends.docker import DockerBackend
+from airflow_customjob.backends.docker import DockerBackend, images
 from airflow_customjob.backends.docker.body import shm_bytes
 from airflow_customjob.backends.docker.engine import DockerEngine
 from airflow_customjob.backends.docker.networks import subnets_for
@@ -263,6 +263,33 @@ def test_a_missing_image_is_refused_with_what_to_do() -> None:
         plan = with_last_pool(bench.plan(prints(1)), image="127.0.0.1:1/none:404")
         with pytest.raises(LaunchRefused, match=r"127\.0\.0\.1:1/none:404 .* image_map"):
             await bench.engine.prepare(plan, lambda line: None)
+
+    on_docker(test)
+
+
+@docker
+@pytest.mark.parametrize(
+    "image", ["foo bar", "foo?x=1", "../containers", "local/../py:1", "UPPER/case:1", "a" * 300, "-f"]
+)
+def test_what_is_no_name_of_an_image_is_refused(image: str) -> None:
+    """``foo bar`` was asked for again and again, and ``../containers`` answered with a list that nothing here can read."""
+
+    async def test(bench: Bench) -> None:
+        plan = with_last_pool(bench.plan(prints(1)), image=image)
+        with pytest.raises(LaunchRefused, match=r"is no name of an image \(.*\): write "):
+            await bench.engine.prepare(plan, lambda line: None)
+
+    on_docker(test)
+
+
+@docker
+@pytest.mark.parametrize(
+    "image", [IMAGE, f"docker.io/{IMAGE}", "localhost:5000/a/b_c-d.e:V1", f"h:5/x@sha256:{'0' * 64}", "f" * 64]
+)
+def test_what_may_be_a_name_of_an_image_is_asked_for(image: str) -> None:
+    async def test(bench: Bench) -> None:
+        found = await images.find(engine_of(bench)._api, image)
+        assert (found is not None) == image.endswith(IMAGE)
 
     on_docker(test)
 

@@ -12,6 +12,7 @@ from airflow_customjob.backends.base import LaunchRefused, Say
 from airflow_customjob.backends.docker.access import Login, registry_auth, registry_of
 from airflow_customjob.backends.docker.api import UNREACHABLE, Api, DaemonError, Missing
 
+BAD_REQUEST = 400
 ATTEMPTS = 3
 """Of a pull that failed by what may pass."""
 TELL_EVERY = 5.0
@@ -19,15 +20,26 @@ TELL_EVERY = 5.0
 _PASSING = re.compile(
     r"timeout|timed out|reset by peer|unexpected EOF|50[0234]|temporary failure|toomanyrequests", re.IGNORECASE
 )
+_NAME = re.compile(r"[\w\[][\w.:\[\]-]*(?:/\w[\w.-]*)*(?::\w[\w.-]*)?(?:@[\w:+.-]+)?", re.ASCII)
+"""What may be a part of the daemon's URLs; whether it is a name, the daemon says."""
 _DENIED = re.compile(r"denied|unauthorized|authentication required|no basic auth", re.IGNORECASE)
 
 
 async def find(api: Api, image: str) -> dict[str, Any] | None:
-    """What the daemon knows of an image that it has."""
+    """What the daemon knows of an image that it has.
+
+    :raises LaunchRefused: it is no name of an image.
+    """
+    if not _NAME.fullmatch(image):
+        raise LaunchRefused(_no_name(image, "invalid reference format"))
     try:
         found: dict[str, Any] = await api.call("GET", f"images/{image}/json", what=f"inspect the image {image}")
     except Missing:
         return None
+    except DaemonError as error:
+        if error.status == BAD_REQUEST:
+            raise LaunchRefused(_no_name(image, error.words)) from error
+        raise
     return found
 
 
@@ -77,6 +89,12 @@ async def _pull(api: Api, image: str, login: Login | None, say: Say) -> None:
                 done, total = (sum(sizes) / 1e6 for sizes in zip(*layers.values(), strict=True))
                 say(f"pulling the image {image}: {done:.0f} of {total:.0f} MB in {len(layers)} layers")
     say(f"pulled the image {image} in {time.monotonic() - began:.1f} s")
+
+
+def _no_name(image: str, words: str) -> str:
+    return (
+        f"{image!r} is no name of an image ({words}): write [REGISTRY/]REPOSITORY[:TAG], all but the tag in lower case"
+    )
 
 
 def _refusal(image: str, words: str) -> str:
