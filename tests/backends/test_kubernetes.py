@@ -386,6 +386,26 @@ def test_an_unschedulable_replica_says_why(namespace: str) -> None:
     assert_only_records_are_left(namespace)
 
 
+def test_a_volume_that_cannot_be_mounted_is_named_while_it_is_waited_for(namespace: str) -> None:
+    template = {
+        "spec": {
+            "containers": [{"name": "replica", "volumeMounts": [{"name": "m", "mountPath": "/m"}]}],
+            "volumes": [{"name": "m", "configMap": {"name": "not-there"}}],
+        }
+    }
+
+    async def main() -> None:
+        async with bench_on(Configured(replace(ADMIN, namespace=namespace, pod_template=template))) as bench:
+            await bench.launched(sleeps())
+            async with asyncio.timeout(100):
+                while "FailedMount" not in (status := (await bench.seen())["workerpool0-0"]).message:
+                    await asyncio.sleep(0.5)
+            assert '"not-there" not found' in status.message
+            assert status.phase is Phase.WAITING
+
+    asyncio.run(main())
+
+
 def test_a_secret_is_in_the_replica_and_in_no_record_or_manifest(
     namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from airflow_customjob.backends.kubernetes import manifests, names, permissions
 from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.judge import status_of
 from airflow_customjob.backends.kubernetes.logs import PodLog
+from airflow_customjob.backends.kubernetes.reasons import Reasons
 from airflow_customjob.backends.kubernetes.records import Records, stored
 from airflow_customjob.backends.kubernetes.refusals import refusal
 from airflow_customjob.backends.kubernetes.usage import usage_of
@@ -63,6 +64,7 @@ class KubernetesEngine:
         self._api = api
         self._watcher = Watcher(api)
         self._records = Records(api)
+        self._reasons = Reasons(api)
         self._identity = ""
 
     async def close(self) -> None:
@@ -177,7 +179,8 @@ class KubernetesEngine:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def observe(self, job_id: JobId) -> Sequence[ReplicaStatus]:
-        return _statuses(await self._pods(job_id))
+        pods = await self._pods(job_id)
+        return await self._reasons.explain(_statuses(pods), pods, time.time())
 
     async def _pods(self, job_id: JobId) -> list[dict[str, Any]]:
         listed = await self._api.list("pods", f"{names.MANAGED_SELECTOR},{names.JOB}={job_id}")

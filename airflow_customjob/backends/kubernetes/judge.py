@@ -195,7 +195,12 @@ def _held_up(pod: Json) -> str:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return _said(condition.get("reason"), condition.get("message"))
     node = pod.get("spec", {}).get("nodeName")
-    return f"{node} prepares it" if node else "it has no node yet"
+    return prepares(node) if node else "it has no node yet"
+
+
+def prepares(node: str) -> str:
+    """What is said of a replica whose node has it and says nothing."""
+    return f"{node} prepares it"
 
 
 def _said(reason: str | None, message: str | None) -> str:
