@@ -14,8 +14,10 @@ _HOME = {
     "CreateCustomJobOperator": "operators.custom_job",
     "CustomJobClient": "client",
     "CustomJobOperator": "operators.custom_job",
+    "CustomJobSensor": "sensors.custom_job",
     "DockerBackend": "backends.docker",
     "FakeBackend": "backends.fake",
+    "KubernetesBackend": "backends.kubernetes",
     "JobState": "spec",
     "ProcessBackend": "backends.process",
     "SpecError": "spec",
@@ -25,17 +27,21 @@ _HOME = {
 if TYPE_CHECKING:
     from airflow_customjob.backends.docker import DockerBackend
     from airflow_customjob.backends.fake import FakeBackend
+    from airflow_customjob.backends.kubernetes import KubernetesBackend
     from airflow_customjob.backends.process import ProcessBackend
     from airflow_customjob.client import CustomJobClient
     from airflow_customjob.operators.custom_job import CreateCustomJobOperator, CustomJobOperator
+    from airflow_customjob.sensors.custom_job import CustomJobSensor
     from airflow_customjob.spec import JobState, SpecError
 
 __all__ = [
     "CreateCustomJobOperator",
     "CustomJobClient",
     "CustomJobOperator",
+    "CustomJobSensor",
     "DockerBackend",
     "FakeBackend",
+    "KubernetesBackend",
     "JobState",
     "ProcessBackend",
     "SpecError",

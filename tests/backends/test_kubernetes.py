@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,7 @@ def test_a_failing_worker_fails_the_job_in_vertex_ais_words(namespace: str) -> N
 
 
 def test_a_crash_runs_the_whole_job_again(namespace: str) -> None:
+    folder = Path("/tmp") / namespace  # of the node, which may be this machine
     ended, told = run(
         namespace,
         job_of(
@@ -201,14 +203,13 @@ def test_a_crash_runs_the_whole_job_again(namespace: str) -> None:
             pod_template={
                 "spec": {
                     "containers": [{"name": "replica", "volumeMounts": [{"name": "again", "mountPath": "/mnt/again"}]}],
-                    "volumes": [
-                        {"name": "again", "hostPath": {"path": f"/run/{namespace}", "type": "DirectoryOrCreate"}}
-                    ],
+                    "volumes": [{"name": "again", "hostPath": {"path": str(folder), "type": "DirectoryOrCreate"}}],
                 }
             },
         ),
     )
     assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    shutil.rmtree(folder, ignore_errors=True)
     assert ended.record.attempt == 1
     assert told.of("workerpool0-0") == ["attempt", "attempt"]
     assert any("the whole job starts again (1 of 3)" in said and "139" in said for said in told.said), told.said
