@@ -17,8 +17,8 @@ _HOME = {
     "CustomJobSensor": "sensors.custom_job",
     "DockerBackend": "backends.docker",
     "FakeBackend": "backends.fake",
-    "KubernetesBackend": "backends.kubernetes",
     "JobState": "spec",
+    "KubernetesBackend": "backends.kubernetes",
     "ProcessBackend": "backends.process",
     "SpecError": "spec",
 }
@@ -41,8 +41,8 @@ __all__ = [
     "CustomJobSensor",
     "DockerBackend",
     "FakeBackend",
-    "KubernetesBackend",
     "JobState",
+    "KubernetesBackend",
     "ProcessBackend",
     "SpecError",
 ]
