@@ -58,7 +58,13 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.operators.custom_job"]}],
-        "triggers": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.triggers.custom_job"]}],
+        "sensors": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.sensors.custom_job"]}],
+        "triggers": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": ["airflow_customjob.triggers.custom_job", "airflow_customjob.triggers.sensor"],
+            }
+        ],
         "extra-links": [],
         "cli": ["airflow_customjob.cli.in_airflow.get_commands"],
         "config": {"customjob": {"description": "Where and how custom jobs run.", "options": OPTIONS}},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from airflow_customjob.plan.job_plan import DEFAULT_TIMEOUT
 from airflow_customjob.spec.message import CustomJob
 from airflow_customjob.spec.parser import parse
+from airflow_customjob.spec.rules_job import seconds as seconds_of
 from airflow_customjob.supervisor.record import JobRecord
 
 
@@ -11,6 +13,14 @@ def resource_name(record: JobRecord) -> str:
     """As Vertex AI names it: ``projects/<project>/locations/<region>/customJobs/<id>``."""
     options = record.request.options
     return f"projects/{options.project}/locations/{options.region}/customJobs/{record.job_id}"
+
+
+def ends_by(record: JobRecord) -> float | None:
+    """When the job's ``scheduling.timeout`` passes, in seconds since the epoch; None: it has not been RUNNING yet."""
+    if record.start_time is None:
+        return None
+    scheduling = parse(record.request.job).job_spec.scheduling
+    return record.start_time + (seconds_of(scheduling.timeout) or DEFAULT_TIMEOUT)
 
 
 def custom_job_of(record: JobRecord) -> CustomJob:

@@ -162,12 +162,17 @@ def push_at(where: Mapping[str, str]) -> Push:
     return push
 
 
-async def positions_at(where: Mapping[str, str]) -> dict[str, str]:
-    """Positions of the log lines that this try's user was told already; empty where that cannot be read: lines may repeat."""
+async def xcom_at(where: Mapping[str, str], key: str) -> Any:
+    """An XCom of the task instance there; None: it has none of that key (yet)."""
     from airflow.sdk.execution_time.xcom import XCom
 
+    return await ask_airflow(XCom.get_one, key=key, **_address(where))
+
+
+async def positions_at(where: Mapping[str, str]) -> dict[str, str]:
+    """Positions of the log lines that this try's user was told already; empty where that cannot be read: lines may repeat."""
     try:
-        return dict(await ask_airflow(XCom.get_one, key=POSITIONS, **_address(where)) or {})
+        return dict(await xcom_at(where, POSITIONS) or {})
     except Exception as error:  # noqa: BLE001 - whatever it is: the log is told again, and the job goes on
         log.warning("the positions of the job's log could not be read (%s): lines may be told again", error)
         return {}
