@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,11 @@ def _make(name: str, arguments: dict[str, Any]) -> Backend:
         )
     module, class_name = BACKENDS[name]
     factory = getattr(import_module(f"{__name__}.{module}"), class_name)
+    known = [field.name for field in fields(factory)]
+    if unknown := sorted(arguments.keys() - set(known)):
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        raise ValueError(f"backend {name} has no argument {unknown[0]}: {hint}")
     try:
         backend: Backend = factory(**{key: _frozen(item) for key, item in arguments.items()})
     except TypeError as error:

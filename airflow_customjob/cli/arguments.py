@@ -32,7 +32,7 @@ def _seconds(text: str) -> float:
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (key and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} has not the form NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} has no = between two parts")
     return key, value
 
 
@@ -171,11 +171,14 @@ def parser() -> argparse.ArgumentParser:
 Commands = Any  # argparse's own class is private
 
 
-def _add(commands: Commands, name: str, does: str, example: str, module: str, function: str) -> argparse.ArgumentParser:
+def _add(
+    commands: Commands, name: str, takes: str, does: str, example: str, module: str, function: str
+) -> argparse.ArgumentParser:
     shown = textwrap.indent(textwrap.dedent(example).strip(), "  ")
     added: argparse.ArgumentParser = commands.add_parser(
         name,
         help=does,
+        usage=f"customjob {name} [options]{f' {takes}' if takes else ''}",
         description=f"{does[0].upper()}{does[1:]}.",
         epilog=f"example:\n{shown}\n\n{exits.HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -186,7 +189,7 @@ def _add(commands: Commands, name: str, does: str, example: str, module: str, fu
 
 def _validate(commands: Commands) -> None:
     added = _add(
-        commands, "validate", "say everything that is wrong with a spec; exit 0 or 2",
+        commands, "validate", "SPEC", "say everything that is wrong with a spec; exit 0 or 2",
         """
         customjob validate job.yaml
         customjob validate --backend docker --format json job.yaml | jq .
@@ -202,7 +205,7 @@ def _validate(commands: Commands) -> None:
 
 def _render(commands: Commands) -> None:
     added = _add(
-        commands, "render", "show what each replica would see, and create nothing",
+        commands, "render", "SPEC", "show what each replica would see, and create nothing",
         """
         customjob render --backend docker job.yaml
         customjob render --backend docker --format yaml --job-id 1 job.yaml > before.yaml
@@ -219,7 +222,7 @@ def _render(commands: Commands) -> None:
 
 def _run(commands: Commands) -> None:
     added = _add(
-        commands, "run", "run a job; its replicas' output goes to stderr, Ctrl-C cancels it",
+        commands, "run", "SPEC", "run a job; its replicas' output goes to stderr, Ctrl-C cancels it",
         """
         customjob run --backend docker job.yaml
         customjob run --output json job.yaml 2>job.log | jq -r .state
@@ -241,7 +244,7 @@ def _run(commands: Commands) -> None:
 
 def _supervise(commands: Commands) -> None:
     added = _add(
-        commands, "supervise", "pick a job up again whose process has died, and drive it to its end",
+        commands, "supervise", "ID", "pick a job up again whose process has died, and drive it to its end",
         "customjob supervise 483745983475983475", "running", "supervise",
     )  # fmt: skip
     _id(added)
@@ -255,7 +258,7 @@ def _supervise(commands: Commands) -> None:
 
 def _list(commands: Commands) -> None:
     added = _add(
-        commands, "list", "list the jobs on a backend, latest first",
+        commands, "list", "", "list the jobs on a backend, latest first",
         "customjob list --backend docker --format json | jq -r '.[].id'", "looking", "list_jobs",
     )  # fmt: skip
     _format(added, "text", "json")
@@ -264,7 +267,7 @@ def _list(commands: Commands) -> None:
 
 def _describe(commands: Commands) -> None:
     added = _add(
-        commands, "describe", "show a job: state, times, error, replicas",
+        commands, "describe", "ID", "show a job: state, times, error, replicas",
         "customjob describe 483745983475983475", "looking", "describe",
     )  # fmt: skip
     _id(added)
@@ -274,7 +277,7 @@ def _describe(commands: Commands) -> None:
 
 def _logs(commands: Commands) -> None:
     added = _add(
-        commands, "logs", "print what a job's replicas have written",
+        commands, "logs", "ID", "print what a job's replicas have written",
         """
         customjob logs -f 483745983475983475
         customjob logs --replica workerpool1-0 --tail 20 483745983475983475
@@ -289,7 +292,7 @@ def _logs(commands: Commands) -> None:
 
 def _cancel(commands: Commands) -> None:
     added = _add(
-        commands, "cancel", "cancel a job, and wait until nothing of it is left",
+        commands, "cancel", "ID", "cancel a job, and wait until nothing of it is left",
         "customjob cancel 483745983475983475", "looking", "cancel",
     )  # fmt: skip
     _id(added)
@@ -301,7 +304,7 @@ def _cancel(commands: Commands) -> None:
 
 def _gc(commands: Commands) -> None:
     added = _add(
-        commands, "gc", "remove what ended jobs have left, and records past their time",
+        commands, "gc", "", "remove what ended jobs have left, and records past their time",
         "customjob gc --dry-run", "looking", "gc",
     )  # fmt: skip
     added.add_argument("--dry-run", action="store_true", help="only say what would be removed")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_customjob.backends import backend_of
-from airflow_customjob.backends.base import EngineBusy, LaunchRefused, Phase, Reason, ReplicaRef
+from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
 from airflow_customjob.backends.kubernetes import KubernetesBackend, manifests, names
 from airflow_customjob.backends.kubernetes.api import ApiError
 from airflow_customjob.backends.kubernetes.judge import SILENT_NODE, status_of
 from airflow_customjob.backends.kubernetes.logs import Place, _nanoseconds, _Overlap
 from airflow_customjob.backends.kubernetes.refusals import quantity, refusal
+from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.backends.kubernetes.template import merged
 from airflow_customjob.plan.types import ClusterSpec, JobId, JobOptions, JobPlan
 from tests.plan.requests import JOB, container, package, plan
@@ -202,6 +205,16 @@ def test_a_configuration_survives_serialization() -> None:
     assert hash(backend)
     assert backend.serialize()["pod_template"] == {"spec": {"tolerations": [{"operator": "Exists"}]}}
     assert backend_of("kubernetes") == KubernetesBackend()
+
+
+@pytest.mark.parametrize(("given", "named"), [("/no/such/file", "/no/such/file"), ("", "~/.kube/config")])
+def test_a_kubeconfig_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, named: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", given)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(EngineError, match=f"no way to a Kubernetes cluster: {named} does not exist, .*KUBECONFIG"):
+        asyncio.run(api_of(KubernetesBackend()))
 
 
 def test_names_fit_into_a_dns_label() -> None:

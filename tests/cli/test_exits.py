@@ -82,6 +82,20 @@ def test_a_wrong_command_line_exits_with_2(
     assert (done.err + done.out).strip()
 
 
+def test_a_misspelled_argument_of_a_backend_gets_the_nearest_name(customjob: Command) -> None:
+    done = customjob("list", "--backend", "docker", "--backend-option", "docker_urll=tcp://host:2376")
+    assert (done.code, done.err) == (
+        2,
+        "customjob: backend docker has no argument docker_urll: did you mean docker_url?\n",
+    )
+
+
+def test_a_wrong_option_is_told_without_a_page_of_options(customjob: Command) -> None:
+    done = customjob("run", "--timeout-state", "LATE", "job.yaml")
+    assert done.err.splitlines()[0] == "usage: customjob run [options] SPEC"
+    assert "'LATE' (choose from" in done.err.splitlines()[1]
+
+
 @pytest.mark.parametrize(
     "argv", [("describe", "7"), ("logs", "7"), ("cancel", "7"), ("supervise", "projects/p/locations/l/customJobs/7")]
 )

@@ -78,6 +78,9 @@ async def _access(backend: KubernetesBackend) -> tuple[Any, str | None]:
             return await _by_connection(backend)
         if backend.kubeconfig or any(Path(path).expanduser().exists() for path in _default_files()):
             return await _by_kubeconfig(backend)
+        if not IN_CLUSTER.exists():
+            files = os.pathsep.join(_default_files())
+            raise ConfigException(f"{files} does not exist, and this is no Pod of a cluster")
         return _in_cluster()
     except (ConfigException, OSError, KeyError) as error:
         raise EngineError(
@@ -87,7 +90,7 @@ async def _access(backend: KubernetesBackend) -> tuple[Any, str | None]:
 
 
 def _default_files() -> list[str]:
-    return [path for path in os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep) if path]
+    return [path for path in (os.environ.get("KUBECONFIG") or "~/.kube/config").split(os.pathsep) if path]
 
 
 async def _by_connection(backend: KubernetesBackend) -> tuple[Any, str | None]:
