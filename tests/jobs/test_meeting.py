@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_customjob.client import CustomJobClient
 from airflow_customjob.spec.job_state import JobState
 from tests.jobs.conftest import Place, job_of, pool
 
@@ -60,6 +61,7 @@ def test_they_meet_by_cluster_spec_and_are_gone_with_the_primary(place: Place, f
     job, told = place.run(job_of(pool("python3", "-c", PRIMARY), pool("python3", "-c", WORKER, count=3)))
     assert job.state is JobState.JOB_STATE_SUCCEEDED, job.error
     assert place.remains(job.job_id) == []
+    assert CustomJobClient(place.backend()).get(job.job_id).record == job.record, "the record is kept"
 
     for rank, name in enumerate(("workerpool0-0", *WORKERS)):
         lines = told.of(name)
