@@ -33,15 +33,9 @@ def resolve(secret_env: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _value(name: str, reference: str) -> str:
     kind, _, rest = reference.partition(":")
-    read = _KINDS.get(kind)
-    if read is None or not rest:
-        raise LaunchRefused(
-            f"secret_env: {name} refers to {kind!r}, which is no reference: write one of "
-            f"{', '.join(f'{known}:...' for known in _KINDS)}"
-        )
     try:
         with ASKING:
-            return read(rest)
+            return KINDS[kind](rest)
     except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the value
         why = type(error).__name__
         raise LaunchRefused(f"secret_env: {name} refers to {reference}, which cannot be read here ({why})") from None
@@ -69,7 +63,7 @@ def _connection(rest: str) -> str:
     return str(value)
 
 
-_KINDS: dict[str, Callable[[str], str]] = {
+KINDS: dict[str, Callable[[str], str]] = {
     "env": lambda name: os.environ[name],
     "file": lambda path: Path(path).read_text().removesuffix("\n"),
     "variable": _variable,

@@ -332,10 +332,7 @@ class CustomJobOperator(BaseOperator):
     def _options(self) -> JobOptions:
         from airflow_customjob.plan.types import ClusterSpec, JobOptions, SingleReplica
         from airflow_customjob.settings import setting
-        from airflow_customjob.supervisor.rules import TIMEOUT_STATES
 
-        if self.timeout_state not in TIMEOUT_STATES:
-            raise ValueError(f"timeout_state is {self.timeout_state!r}: choose one of {', '.join(TIMEOUT_STATES)}")
         return JobOptions(
             stop_grace=self.stop_grace,
             timeout_state=self.timeout_state,
@@ -344,9 +341,9 @@ class CustomJobOperator(BaseOperator):
             cluster_spec=ClusterSpec(self.cluster_spec),
             single_replica=SingleReplica(self.single_replica),
             expand_args=self.expand_args,
-            trial_id=self.trial_id,
+            trial_id=None if self.trial_id is None else str(self.trial_id),
             gang=self.gang,
-            project=self.project_id,
+            project=str(self.project_id),
             region=self.region,
             memory_limits=self.memory_limits,
             record_ttl=float(setting("record_ttl")) if self.record_ttl is None else self.record_ttl,

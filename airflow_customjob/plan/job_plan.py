@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,6 +14,8 @@ from airflow_customjob.plan.environment import MASTER_PORT, MAX_VARIABLE, PORT, 
 from airflow_customjob.plan.expansion import expand
 from airflow_customjob.plan.identity import host_of, network_of
 from airflow_customjob.plan.types import (
+    SECRET_KINDS,
+    TIMEOUT_STATES,
     Capabilities,
     ClusterSpec,
     JobId,
@@ -85,6 +88,8 @@ def plan_or_problems(
 ) -> tuple[JobPlan | None, list[Problem]]:
     """As :func:`make_plan`; None and the problems where it cannot run."""
     job, options = parse(request.job), request.options
+    if problems := _type_problems(options):
+        return None, problems
     pools = tuple(_pools(job, options))
     prepared = prepared or Prepared()
     network = network_of(job_id, generation)
@@ -101,6 +106,7 @@ def plan_or_problems(
     context = _Context(cluster, job_id, options, directories)
     replicas = tuple(_replica(seat, context) for seat in seats)
     problems = [
+        *_option_problems(options),
         *support_problems(job, capabilities, options.ignore_fields),
         *_command_problems(pools, capabilities),
         *_size_problems(replicas, options),
@@ -319,8 +325,36 @@ def _size_problems(replicas: Sequence[ReplicaPlan], options: JobOptions) -> Iter
                 yield Problem("job_spec.worker_pool_specs", message, None, "variable-size")
 
 
+def _type_problems(options: JobOptions) -> list[Problem]:
+    """Of what the job's record could not keep."""
+    import msgspec
+
+    try:
+        msgspec.convert(msgspec.to_builtins(options), JobOptions)
+    except (msgspec.ValidationError, TypeError) as error:
+        return [Problem("options", f"an option has the wrong type: {error}", None, "option-type")]
+    return []
+
+
+def _option_problems(options: JobOptions) -> Iterator[Problem]:
+    if options.timeout_state not in TIMEOUT_STATES:
+        message = f"there is no such end: choose one of {', '.join(TIMEOUT_STATES)}"
+        yield Problem("timeout_state", message, options.timeout_state, "timeout-state")
+    for name in ("stop_grace", "record_ttl"):
+        seconds = getattr(options, name)
+        if not (math.isfinite(seconds) and seconds >= 0):
+            yield Problem(name, "must be a number of seconds, 0 or more", str(seconds), "option-seconds")
+
+
 def _secret_problems(pools: Sequence[_Pool], options: JobOptions) -> Iterator[Problem]:
-    for name, _ in options.secret_env:
+    for name, reference in options.secret_env:
+        if not (name.isascii() and name.isidentifier()):
+            message = "each name must be a C identifier: letters, digits and _, no digit first"
+            yield Problem("secret_env", message, name, "secret-name")
+        kind, _, rest = reference.partition(":")
+        if kind not in SECRET_KINDS or not rest:  # never shown: it may be the secret itself
+            forms = ", ".join(f"{known}:..." for known in SECRET_KINDS)
+            yield Problem("secret_env", f"{name} is given no reference: write one of {forms}", None, "secret-reference")
         for pool in pools:
             if name in dict(pool.env):
                 yield Problem(

@@ -31,12 +31,18 @@ class SingleReplica(StrEnum):
     UNSET = "unset"
 
 
+TIMEOUT_STATES = ("CANCELLED", "EXPIRED", "FAILED")
+"""How a job may end whose timeout has passed."""
+SECRET_KINDS = ("env", "file", "variable", "connection")
+"""What a reference of ``secret_env`` begins with, before a colon."""
+
+
 @dataclass(frozen=True)
 class JobOptions:
     """What a user may choose beside the spec. All of it is part of the request's digest.
 
     :param stop_grace: seconds between the polite and the final signal when a replica is stopped.
-    :param timeout_state: end state when ``scheduling.timeout`` passes: ``CANCELLED``, ``EXPIRED`` or ``FAILED``.
+    :param timeout_state: end state when ``scheduling.timeout`` passes: one of :data:`TIMEOUT_STATES`.
     :param ignore_fields: field paths (``network``, ``worker_pool_specs.nfs_mounts``) that the user knows will not be honoured.
     :param image_map: pairs of image names; the first is replaced by the second wherever the spec names it.
         A ``FROM`` that ends with ``*`` replaces by prefix.

@@ -44,12 +44,6 @@ TELL_AGAIN = 2.0
 OK, CANCELLED, INVALID_ARGUMENT, INTERNAL = 0, 1, 3, 13
 """google.rpc codes; code 3 for user errors was seen in Vertex AI's own job errors."""
 
-TIMEOUT_STATES = {
-    "CANCELLED": JobState.JOB_STATE_CANCELLED,
-    "EXPIRED": JobState.JOB_STATE_EXPIRED,
-    "FAILED": JobState.JOB_STATE_FAILED,
-}
-
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.JOB_STATE_QUEUED: frozenset(
         {JobState.JOB_STATE_PENDING, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLING}
@@ -215,7 +209,7 @@ def _end(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decisio
     if sight.lost:
         return _recover(plan, record, sight, now)
     if now >= deadline(plan, record):
-        state = TIMEOUT_STATES[plan.options.timeout_state]
+        state = JobState[f"JOB_STATE_{plan.options.timeout_state}"]
         message = f"The job ran for its whole timeout of {_seconds(plan.timeout)} (job_spec.scheduling.timeout) and was stopped."
         return _finish(plan, record, sight, state, JobError(CANCELLED, message), now)
     return None

@@ -76,6 +76,8 @@ def test_a_failing_job_raises_its_cause(run_dag: RunDag, fake: FakeBackend, worl
         ({"backend": "swarm"}, "there is no backend 'swarm'"),
         ({"backend": {"name": "docker", "hosts": 3}}, "hosts"),
         ({"timeout_state": "GONE"}, "timeout_state"),
+        ({"stop_grace": -1.0}, "stop_grace"),
+        ({"secret_env": {"TOKEN": "no reference"}}, "TOKEN is given no reference"),
         ({"cluster_spec": "nowhere"}, "nowhere"),
         ({"custom_job": {**JOB, "encryptionSpec": {"kmsKeyName": "k"}}, "backend": "docker"}, "encryption_spec"),
     ],
