@@ -100,7 +100,7 @@ def missing_command() -> Act:
 class Adapter(Protocol):
     """One engine, to the suite.
 
-    :param least_grace: seconds that the engine itself leaves between the polite signal and the final one, at least.
+    :param least_grace: seconds that the engine may need from a call to stop until the final signal, whatever the grace.
     """
 
     runs_commands: bool
@@ -191,7 +191,7 @@ class DockerAdapter(Adapter):
 
 class KubernetesAdapter(Adapter):
     runs_commands = True
-    least_grace = 2.0  # the kubelet's minimumGracePeriodInSeconds
+    least_grace = 3.0  # the kubelet's minimumGracePeriodInSeconds, and it looks at deadlines once a second
 
     def __init__(self, folder: Path) -> None:
         pass
