@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 HOLD = 1.0
 """Seconds that a detached job's ended replicas are kept for whoever follows its log."""
@@ -19,24 +21,34 @@ def log_file(job_id: str) -> Path:
     return Path(state).expanduser() / "airflow-customjob" / "detached" / f"{job_id}.log"
 
 
-def leave(job_id: str, backend_arguments: Sequence[str]) -> Path:
+@contextmanager
+def new_log(job_id: str) -> Iterator[BinaryIO]:
+    """The log file of a job that is to be detached, which only this user can read; none is left of a job that comes to nothing."""
+    path = log_file(job_id)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
+        try:
+            yield log
+        except BaseException:
+            if not log.tell():
+                path.unlink(missing_ok=True)
+            raise
+
+
+def leave(job_id: str, backend_arguments: Sequence[str], log: BinaryIO) -> None:
     """Start a process in a session of its own that supervises this job.
 
     :param backend_arguments: as the command line names the backend.
-    :returns: its log file, which only this user can read.
+    :param log: takes all that it says.
     """
-    path = log_file(job_id)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [sys.executable, "-m", "airflow_customjob.cli", "supervise", job_id, "--progress", "plain"]
-    with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
-        subprocess.Popen(
-            [*command, "--hold", str(HOLD), *backend_arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    return path
+    subprocess.Popen(
+        [*command, "--hold", str(HOLD), *backend_arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 def kept_lines(job_id: str, replica: str | None, tail: int | None) -> Iterator[str] | None:

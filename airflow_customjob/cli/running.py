@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return job.job_id
 
     if args.detach:
-        return _detach(args, asyncio.run(submit()))
+        return _detach(args, job_id, submit())
     return _drive(args, client, job_id, main)
 
 
@@ -171,11 +171,13 @@ def _say_what_stays(client: AsyncCustomJobClient, job_id: JobId, reporter: Repor
     )
 
 
-def _detach(args: argparse.Namespace, job_id: JobId) -> int:
-    from airflow_customjob.cli.detach import leave
+def _detach(args: argparse.Namespace, job_id: JobId, submit: Coroutine[Any, Any, JobId]) -> int:
+    from airflow_customjob.cli.detach import leave, new_log
 
-    path = leave(job_id, _backend_arguments(args))
-    print(f"customjob: its process writes to {path}; follow it with `customjob logs -f {job_id}`", file=sys.stderr)
+    with closing(submit), new_log(job_id) as log:  # where none can be written, nothing is submitted
+        asyncio.run(submit)
+        leave(job_id, _backend_arguments(args), log)
+    print(f"customjob: its process writes to {log.name}; follow it with `customjob logs -f {job_id}`", file=sys.stderr)
     print(job_id)
     return exits.OK
 

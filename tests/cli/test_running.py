@@ -165,6 +165,19 @@ def _arguments(pid: str) -> list[str]:
         return []
 
 
+def test_where_no_log_can_be_written_nothing_is_detached(shell: Shell, write: Write, tmp_path: Path) -> None:
+    """The job was submitted first, and waited for a process that never came."""
+    path = write(spec("true"))
+    shell.env["XDG_STATE_HOME"] = "/proc/none"
+    done = shell.run("run", "--backend", "process", "--detach", path)
+    assert (done.code, done.out) == (1, "")
+    assert json.loads(shell.run("list", "--backend", "process", "--format", "json").out) == []
+
+    shell.env["XDG_STATE_HOME"] = str(tmp_path / "xdg")
+    assert shell.run("run", "--backend", "process", "--detach", "--secret-env", "A=b", path).code == 2
+    assert not list((tmp_path / "xdg").rglob("*.log"))
+
+
 def test_a_detached_job_ends_by_itself_in_a_session_of_its_own(shell: Shell, write: Write) -> None:
     done = shell.run("run", "--backend", "process", "--detach", write(spec("sleep 1; ps -o sid= -p $PPID; echo done")))
     job_id = done.out.strip()
