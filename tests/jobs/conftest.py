@@ -155,7 +155,7 @@ class Place(ABC):
     ) -> tuple[Job, Told]:
         """Through the client, to the job's end."""
         told = Told()
-        job = self._run(spec, options, backend, told, self.new_job())
+        job = self.carry_out(spec, options, backend, told, self.new_job())
         return job, told
 
     def start(
@@ -164,11 +164,11 @@ class Place(ABC):
         """Through the client, in the background."""
         told, job_id = Told(), self.new_job()
         with_one = ThreadPoolExecutor(1)
-        running = with_one.submit(self._run, spec, options, backend, told, job_id)
+        running = with_one.submit(self.carry_out, spec, options, backend, told, job_id)
         with_one.shutdown(wait=False)
         return running, told, job_id
 
-    def _run(
+    def carry_out(
         self, spec: dict[str, Any], options: JobOptions | None, backend: Backend | None, told: Told, job_id: JobId
     ) -> Job:
         client = CustomJobClient(backend or self.backend())

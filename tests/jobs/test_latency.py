@@ -91,7 +91,7 @@ def test_the_end_is_recorded_and_carried_out_at_once(place: Place, figure: Calla
     for _ in range(RUNS):
         timed, told = Timed(place.backend()), Told()
         with report_of(place, told) as reported:
-            job = place._run(spec, JobOptions(), timed, told, place.new_job())
+            job = place.carry_out(spec, JobOptions(), timed, told, place.new_job())
             assert job.state is JobState.JOB_STATE_SUCCEEDED, job.error
             for what, seconds in after.items():
                 seconds.append(timed.at[what] - reported())
