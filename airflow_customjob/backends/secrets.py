@@ -35,10 +35,13 @@ def _value(name: str, reference: str) -> str:
     kind, _, rest = reference.partition(":")
     try:
         with ASKING:
-            return KINDS[kind](rest)
+            value = KINDS[kind](rest)
     except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the value
         why = type(error).__name__
         raise LaunchRefused(f"secret_env: {name} refers to {reference}, which cannot be read here ({why})") from None
+    if "\0" in value:  # an engine would refuse it, and quote it
+        raise LaunchRefused(f"secret_env: {name} refers to {reference}, which holds a NUL character: no variable can")
+    return value
 
 
 def _variable(key: str) -> str:

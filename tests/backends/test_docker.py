@@ -145,6 +145,11 @@ def test_memory_limits_are_the_machine_types_when_asked_for() -> None:
     assert (body["HostConfig"]["Memory"], body["HostConfig"]["MemorySwap"]) == (2**34, 2**34)
 
 
+def test_what_is_no_subnet_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"subnets: '10\.0\.0\.1/8' is no IPv4 network"):
+        DockerBackend(subnets=("10.0.0.1/8",))
+
+
 def test_subnets_are_large_enough_and_all_of_the_range_is_tried() -> None:
     found = list(subnets_for("a", 3, ("10.0.0.0/24", "10.9.0.0/27")))
     assert sorted(found)[:2] == ["10.0.0.0/28", "10.0.0.112/28"]
@@ -309,6 +314,8 @@ def test_a_start_that_docker_refuses_shows_in_every_process() -> None:
         status = (await bench.seen())["workerpool0-0"]
         assert (status.phase, status.reason, status.exit_code) == (Phase.EXITED, Reason.START_ERROR, 127)
         assert status.message.startswith('exec: "/no/such"')
+        async with asyncio.timeout(2):  # its log was waited for until it was given up
+            assert [line async for line in bench.engine.logs(ref)] == []
 
     on_docker(test)
 

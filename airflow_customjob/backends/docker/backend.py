@@ -58,7 +58,12 @@ class DockerBackend:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(map(str, value)))
         shm_bytes(self.shm_size, None)
         for subnet in self.subnets:
-            IPv4Network(subnet)
+            try:
+                IPv4Network(subnet)
+            except ValueError as error:
+                raise ValueError(
+                    f"subnets: {subnet!r} is no IPv4 network in CIDR form (10.201.0.0/16): {error}"
+                ) from None
 
     @property
     def name(self) -> str:

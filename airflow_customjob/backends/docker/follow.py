@@ -52,13 +52,13 @@ async def read_log(
             return
         trouble.over()
         state = container["State"]["Status"]
-        if state == "created":
+        if state == "created" and not container["State"]["Error"]:
             with hub.listening(ref.job_id) as heard, suppress(TimeoutError):
                 async with asyncio.timeout(UNHEARD):
                     await heard.wait()
         elif state in ("running", "paused", "restarting"):
             await asyncio.sleep(FIRST_BACK_OFF)
-        else:  # a stream that was cut while it ended has not given all: read the rest
+        else:  # it could not be started; or a stream that was cut while it ended has not given all: read the rest
             final = True
 
 

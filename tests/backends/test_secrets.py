@@ -1,0 +1,31 @@
+"""Values of ``secret_env``: whatever is wrong with one, it is not told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_customjob.backends.base import LaunchRefused
+from airflow_customjob.backends.secrets import resolve
+
+
+def test_a_file_s_value_is_without_the_newline_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("two\nlines=1\n")
+    assert resolve([("TOKEN", f"file:{tmp_path / 'token'}")]) == {"TOKEN": "two\nlines=1"}
+
+
+@pytest.mark.parametrize("value", [b"abc\0hunter2", b"hunter2\xff\xfe"])
+def test_a_value_that_no_variable_can_have_is_refused_and_not_told(tmp_path: Path, value: bytes) -> None:
+    """Docker refused to start it, and its words quoted the secret: into the record, the log and the exception."""
+    (tmp_path / "token").write_bytes(value)
+    with pytest.raises(LaunchRefused, match=r"^secret_env: TOKEN refers to file:") as refused:
+        resolve([("TOKEN", f"file:{tmp_path / 'token'}")])
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+def test_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    with pytest.raises(LaunchRefused, match=r"TOKEN refers to env:NOT_THERE, which cannot be read here \(KeyError\)"):
+        resolve([("TOKEN", "env:NOT_THERE")])
