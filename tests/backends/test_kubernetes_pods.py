@@ -18,7 +18,7 @@ from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefus
 from airflow_customjob.backends.kubernetes import KubernetesBackend, manifests, names
 from airflow_customjob.backends.kubernetes.api import ApiError
 from airflow_customjob.backends.kubernetes.judge import SILENT_NODE, status_of
-from airflow_customjob.backends.kubernetes.logs import Place, _nanoseconds, _Overlap
+from airflow_customjob.backends.kubernetes.logs import Place, PodLog, _nanoseconds, _Overlap
 from airflow_customjob.backends.kubernetes.refusals import quantity, refusal
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.backends.kubernetes.template import merged
@@ -435,7 +435,7 @@ def read_on(log: list[tuple[int, str]], place: Place) -> tuple[list[str], bool]:
     """What a reader gets who goes on from ``place``, as the API server filters by whole seconds."""
     overlap, given_lines, gap = _Overlap(place), [], False
     for at, text in log:
-        if not place.count or at >= place.second * SECOND:
+        if not place.given or at >= (place.second - 1) * SECOND:
             lines, is_gap = overlap.give((at, text, True))
             given_lines += [item[1] for item in lines]
             gap = gap or is_gap
@@ -462,6 +462,14 @@ def test_a_log_goes_on_after_any_line(stamps: list[int], data: st.DataObject) ->
     assert rest == [text for _, text in log[cut:]]
 
 
+def test_a_line_that_is_late_across_the_turn_of_a_second_is_not_lost() -> None:
+    """A line of standard error, stamped just before a second begins, behind one of standard output stamped just after."""
+    log = [(1_000 * SECOND, "out"), (1_000 * SECOND - 1, "err"), (1_000 * SECOND + 5, "out again")]
+    place = Place(names.CONTAINER).after(log[0][0])
+    assert read_on(log, place) == (["err", "out again"], False)
+    assert read_on(log, place.after(log[1][0])) == (["out again"], False)
+
+
 def test_a_rotated_log_says_that_lines_may_be_missing() -> None:
     log = [(1_000 * SECOND + index * SECOND // 10, f"line {index}") for index in range(100)]
     place = Place(names.CONTAINER)
@@ -473,6 +481,18 @@ def test_a_rotated_log_says_that_lines_may_be_missing() -> None:
     rest, gap = read_on(log[33:], place)
     assert gap
     assert rest == [text for _, text in log[35:]]
+
+
+def test_the_end_of_a_log_that_is_gone_is_what_kubernetes_has_kept() -> None:
+    log = PodLog(None, None, REF)  # type: ignore[arg-type]
+    state = ended(1, message="Traceback\nValueError: no")
+    gone = ApiError("GET log", 400, "BadRequest", "container not found")
+    *lines, notice = log._last_words(state, Place(names.CONTAINER), 1, gone)
+    assert [line.text for line in lines] == ["ValueError: no"]
+    assert notice.notice
+    assert "container not found" in notice.text
+    given_before = Place(names.CONTAINER).after(SECOND)
+    assert list(log._last_words(state, given_before, None, gone)) == []
 
 
 STAMPS = [

@@ -1,9 +1,11 @@
 """A replica's output through the API server, from any place on, whatever breaks meanwhile.
 
-A place is ``container/second/count/nanoseconds``: so many lines with a time of that second or later were given, and the
-last one had that time. ``sinceTime`` counts whole seconds, and gives every line from there on in the log's own order, so
-that to go on is to read from that second and pass over so many lines. Where the line passed over last has another time,
-the log is not what it was (its node has rotated it): what is left of it is given after a notice.
+A place is ``container/second/before/count/nanoseconds``: so many lines of the second before and of that second were given,
+and the last one of them had that time. ``sinceTime`` counts whole seconds, and gives every line from there on in the log's
+own order, so that to go on is to read from the second before and pass over so many lines. (Lines of standard output and
+standard error are stamped apart: one may stand a little after a later one, also across the turn of a second.) Where the
+line passed over last has another time, the log is not what it was (its node has rotated it): what is left of it is given
+after a notice.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class Place:
 
     container: str
     second: int = 0
+    before: int = 0
     count: int = 0
     nanoseconds: int = 0
 
@@ -46,16 +49,24 @@ class Place:
         return cls(container, *map(int, numbers))
 
     def __str__(self) -> str:
-        return f"{self.container}/{self.second}/{self.count}/{self.nanoseconds}"
+        return f"{self.container}/{self.second}/{self.before}/{self.count}/{self.nanoseconds}"
+
+    @property
+    def given(self) -> int:
+        """Lines from the second before on; 0: none at all."""
+        return self.before + self.count
 
     def after(self, at: int) -> Place:
         """:param at: nanoseconds since the epoch of one more line."""
         second = at // 10**9
         if second > self.second:
-            return replace(self, second=second, count=1, nanoseconds=at)
+            before = self.count if second == self.second + 1 else 0
+            return replace(self, second=second, before=before, count=1, nanoseconds=at)
         if second == self.second:
             return replace(self, count=self.count + 1, nanoseconds=at)
-        return self  # of another of its streams, and a little late: it is not among the lines from this second on
+        if second == self.second - 1:
+            return replace(self, before=self.before + 1, nanoseconds=at)
+        return self
 
 
 Line = tuple[int, str, bool]
@@ -72,22 +83,22 @@ class _Overlap:
 
     def give(self, line: Line) -> tuple[list[Line], bool]:
         """The lines to give now, and whether some may be missing before them."""
-        if self._passed >= self._place.count:
+        if self._passed >= self._place.given:
             return [line], False
         at, _, whole = line
         self._passed += whole
         if at > self._place.nanoseconds:
             self._later.append(line)
-        if self._passed == self._place.count and at == self._place.nanoseconds:
+        if self._passed == self._place.given and at == self._place.nanoseconds:
             return [], False
-        if self._passed == self._place.count or at > self._place.nanoseconds + 10**9:
-            self._passed = self._place.count
+        if self._passed == self._place.given or at > self._place.nanoseconds + 2 * 10**9:
+            self._passed = self._place.given
             return self._later, True
         return [], False
 
     def left(self) -> list[Line] | None:
         """What was held back of a log that ended before all of it was passed over; None: it did not."""
-        return self._later if self._passed < self._place.count else None
+        return self._later if self._passed < self._place.given else None
 
 
 class PodLog:
@@ -164,8 +175,8 @@ class PodLog:
         query: dict[str, Any] = {"container": container, "timestamps": "true", "tailLines": tail}
         if follow:
             query["follow"] = "true"
-        if place.count:
-            query["sinceTime"] = datetime.fromtimestamp(place.second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if place.given:
+            query["sinceTime"] = datetime.fromtimestamp(place.second - 1, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         overlap = _Overlap(place)
         async with self._api.stream(self._api.path("pods", self._ref.name, "log"), query, SILENCE) as pieces:
             async for line in _lines(pieces):
@@ -191,7 +202,7 @@ class PodLog:
     ) -> Iterator[LogLine]:
         """What Kubernetes itself has kept of a log that can no longer be read."""
         ended = state["terminated"]
-        kept = ended.get("message", "").splitlines() if ended.get("reason") == "Error" and not place.count else []
+        kept = ended.get("message", "").splitlines() if ended.get("reason") == "Error" and not place.given else []
         if not kept:
             return
         for text in kept if tail is None else kept[len(kept) - min(tail, len(kept)) :]:
