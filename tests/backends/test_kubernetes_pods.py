@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefus
 from airflow_customjob.backends.kubernetes import KubernetesBackend, manifests, names
 from airflow_customjob.backends.kubernetes.api import ApiError
 from airflow_customjob.backends.kubernetes.judge import SILENT_NODE, status_of
-from airflow_customjob.backends.kubernetes.logs import Place, PodLog, _nanoseconds, _Overlap
+from airflow_customjob.backends.kubernetes.logs import Place, PodLog, _lines, _nanoseconds, _Overlap
 from airflow_customjob.backends.kubernetes.refusals import quantity, refusal
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.backends.kubernetes.template import merged
@@ -506,3 +507,16 @@ STAMPS = [
 @pytest.mark.parametrize(("stamp", "fraction"), STAMPS)
 def test_time_stamps_are_read_to_the_nanosecond(stamp: str, fraction: int) -> None:
     assert _nanoseconds(stamp) == 1767225600 * SECOND + fraction
+
+
+def test_what_a_node_says_in_the_place_of_a_log_is_no_line_of_it() -> None:
+    """Regression: a log that its node could not read any more ended its reader with 'Invalid isoformat string'."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"2026-01-01T00:00:00.5Z one\nunable to retrieve container logs for containerd://0123"
+
+    async def read() -> list[str]:
+        return [text async for _, text, _ in _lines(pieces())]
+
+    with pytest.raises(ApiError, match="unable to retrieve container logs"):
+        asyncio.run(read())

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -615,7 +616,9 @@ def test_a_full_disk_does_not_cost_the_ending(adapter: ProcessAdapter, folders: 
         pytest.skip("a small file system cannot be mounted here")
 
     async def check(bench: Bench) -> None:
-        _, (ref,) = await bench.launched(shell("echo before; sleep 1; head -c 10000000 /dev/zero > fill; echo lost; exit 3"))
+        _, (ref,) = await bench.launched(
+            shell("echo before; sleep 1; head -c 10000000 /dev/zero > fill; echo lost; exit 3")
+        )
         status = (await bench.ended())["workerpool0-0"]
         assert (status.phase, status.exit_code) == (Phase.EXITED, 3)
         assert (await bench.texts(ref))[0] == "before"
@@ -774,6 +777,10 @@ def test_two_who_lease_at_once_share_nothing(tmp_path: Path) -> None:
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
+def _all_at_once(barrier: Barrier) -> None:
+    barrier.wait(60)
+
+
 def _count_up(arguments: tuple[str, int]) -> int:
     folder, times = arguments
 
@@ -798,7 +805,8 @@ def _count_up(arguments: tuple[str, int]) -> int:
 
 
 def test_no_write_of_any_process_is_lost(adapter: ProcessAdapter, folders: Folders) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    spawned = multiprocessing.get_context("spawn")
+    with spawned.Pool(3, initializer=_all_at_once, initargs=(spawned.Barrier(3),)) as pool:
         conflicts = pool.map(_count_up, [(str(folders.root), 20)] * 3, 1)
 
     async def check(bench: Bench) -> None:

@@ -248,7 +248,10 @@ def _stamped(line: bytes, at: int) -> tuple[int, str]:
     if at:
         return at, line.decode(errors="replace")
     stamp, _, text = line.partition(b" ")
-    return _nanoseconds(stamp.decode(errors="replace")), text.decode(errors="replace")
+    try:
+        return _nanoseconds(stamp.decode(errors="replace")), text.decode(errors="replace")
+    except ValueError:  # a node that cannot read a log says so in its place
+        raise ApiError("read a log", 200, "NoTimestamp", line.decode(errors="replace")) from None
 
 
 def _nanoseconds(stamp: str) -> int:
