@@ -10,7 +10,7 @@ _INTEGRATION = "Custom Job"
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default_backend": {
-        "description": "Where a job runs when its operator or command names no backend: process or docker.",
+        "description": "Where a job runs when its operator or command names no backend: process, docker or kubernetes.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "docker",

@@ -23,6 +23,7 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build"]
+highlight_language = "text"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
@@ -33,4 +34,6 @@ autodoc_class_signature = "mixed"
 suppress_warnings = ["ref.python", "sphinx_autodoc_typehints"]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"airflow-customjob {__version__}"
