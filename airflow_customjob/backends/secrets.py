@@ -31,13 +31,21 @@ def resolve(secret_env: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name: _value(name, reference) for name, reference in secret_env}
 
 
+_NOT_THERE = {
+    KeyError: "it is not set",
+    FileNotFoundError: "there is no such file",
+    PermissionError: "the file may not be read",
+}
+"""Kinds of errors in words that a user knows; of any other its name is told."""
+
+
 def _value(name: str, reference: str) -> str:
     kind, _, rest = reference.partition(":")
     try:
         with ASKING:
             value = KINDS[kind](rest)
     except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the value
-        why = type(error).__name__
+        why = _NOT_THERE.get(type(error), type(error).__name__)
         raise LaunchRefused(f"secret_env: {name} refers to {reference}, which cannot be read here ({why})") from None
     if "\0" in value:  # an engine would refuse it, and quote it
         raise LaunchRefused(f"secret_env: {name} refers to {reference}, which holds a NUL character: no variable can")

@@ -167,8 +167,8 @@ def summary(job: Job) -> str:
     record = job.record
     took = (
         f" in {duration(record.end_time - record.start_time)}"
-        if record.end_time is not None and record.start_time is not None
-        else ""
+        if record.end_time is not None and record.start_time is not None and record.end_time > record.start_time
+        else ""  # it ended before all of it was seen running
     )
     first = f"job {job.job_id}: {job.state.short}{took}"
     return f"{first}\n{job.error}" if job.error else first

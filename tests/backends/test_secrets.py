@@ -27,5 +27,7 @@ def test_a_value_that_no_variable_can_have_is_refused_and_not_told(tmp_path: Pat
 
 def test_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_THERE", raising=False)
-    with pytest.raises(LaunchRefused, match=r"TOKEN refers to env:NOT_THERE, which cannot be read here \(KeyError\)"):
+    with pytest.raises(
+        LaunchRefused, match=r"TOKEN refers to env:NOT_THERE, which cannot be read here \(it is not set\)"
+    ):
         resolve([("TOKEN", "env:NOT_THERE")])

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_customjob.backends.fake import FakeWorld
+from airflow_customjob.cli.shown import summary
+from airflow_customjob.client import CustomJobClient
 from tests.cli.conftest import PATIENCE, Shell, ended, spec
 
 ENGINES = [pytest.param("process", id="process"), pytest.param("docker", id="docker", marks=pytest.mark.docker)]
@@ -261,3 +265,14 @@ def test_the_log_and_the_replicas_on_a_terminal(shell: Shell, write: Write) -> N
     assert "hello" in text
     assert "▶ workerpool0-0" in text
     assert done.out.startswith("job ")
+
+
+def test_no_time_is_told_of_a_job_that_ended_before_all_of_it_ran() -> None:
+    """It said: SUCCEEDED in 0.0s, of a job that had taken eight seconds."""
+    job = CustomJobClient(FakeWorld().backend()).run(spec("true"))
+    ended = job.record.end_time
+    never_running = replace(job, record=replace(job.record, start_time=ended))
+    assert summary(never_running) == f"job {job.job_id}: SUCCEEDED"
+    assert ended is not None
+    ran = replace(job, record=replace(job.record, start_time=ended - 8))
+    assert summary(ran) == f"job {job.job_id}: SUCCEEDED in 8.0s"
