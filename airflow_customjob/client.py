@@ -383,7 +383,7 @@ class AsyncCustomJobClient:
     def _no_such_job(self, job_id: str) -> NoSuchJob:
         return NoSuchJob(
             f"{self.backend.name} has no job {job_id} (records are kept for record_ttl after a job's end); "
-            "is it on another backend or host? `customjob list` shows what is here"
+            f"is it on another backend or host? `customjob list --backend {self.backend.name}` shows what is here"
         )
 
     def _job(self, record: JobRecord, replicas: Sequence[ReplicaStatus] = ()) -> Job:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Coroutine
@@ -177,7 +178,8 @@ def _detach(args: argparse.Namespace, job_id: JobId, submit: Coroutine[Any, Any,
     with closing(submit), new_log(job_id) as log:  # where none can be written, nothing is submitted
         asyncio.run(submit)
         leave(job_id, _backend_arguments(args), log)
-    print(f"customjob: its process writes to {log.name}; follow it with `customjob logs -f {job_id}`", file=sys.stderr)
+    follow = shlex.join(["customjob", "logs", "-f", *_backend_arguments(args), job_id])
+    print(f"customjob: its process writes to {log.name}; follow it with `{follow}`", file=sys.stderr)
     print(job_id)
     return exits.OK
 

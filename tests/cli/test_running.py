@@ -134,6 +134,7 @@ def test_a_detached_job_is_followed_listed_and_cancelled(engine: str, shell: She
     assert done.code == 0, done.err
     job_id = done.out.strip()
     assert job_id.isdigit()
+    assert f"follow it with `customjob logs -f --backend {engine} {job_id}`" in done.err
     shell.until(engine, job_id, "JOB_STATE_RUNNING")
 
     following = shell.start("logs", "-f", "--backend", engine, job_id)
