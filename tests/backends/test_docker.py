@@ -18,7 +18,8 @@ import pytest
 
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
-from airflow_customjob.backends.docker import DockerBackend, images
+from airflow_customjob.backends.docker import DockerBackend, builds, images
+from airflow_customjob.backends.docker.api import Api
 from airflow_customjob.backends.docker.body import shm_bytes
 from airflow_customjob.backends.docker.engine import DockerEngine
 from airflow_customjob.backends.docker.networks import subnets_for
@@ -528,6 +529,40 @@ def test_a_package_is_built_once_and_runs_at_the_root(tmp_path: Path) -> None:
             await bench.engine.remove(bench.refs(plan))
             image_id = prepared[0].artifacts["0"]
             await engine_of(bench)._api.call("DELETE", f"images/{image_id}", what="remove", params={"force": "1"})
+            for engine in engines:
+                await engine.close()
+
+    on_docker(test)
+
+
+@docker
+def test_a_builder_whose_packages_take_long_to_send_is_not_taken_for_one_without_a_maker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes that sent a large package to Docker, each took the other's builder away, for ever."""
+    name = f"trainer{os.getpid()}{os.urandom(3).hex()}"
+    path = wheel(tmp_path, name, "")
+    monkeypatch.setattr(builds, "NOT_STARTED", 0.2)
+    monkeypatch.setattr(builds, "SLOWEST", path.stat().st_size / 20.0)
+    send = Api.call
+
+    async def slowly(api: Api, method: str, path: str, **how: Any) -> Any:
+        if method == "PUT":
+            await asyncio.sleep(1.5)
+        return await send(api, method, path, **how)
+
+    monkeypatch.setattr(Api, "call", slowly)
+
+    async def test(bench: Bench) -> None:
+        plan = packaged(bench, path, name)
+        access = engine_of(bench)._api._access
+        engines = [DockerEngine(DockerBackend(), (access, None)) for _ in range(2)]
+        try:
+            prepared = await asyncio.gather(*(engine.prepare(plan, lambda line: None) for engine in engines))
+            assert prepared[0].artifacts == prepared[1].artifacts
+            image = prepared[0].artifacts["0"]
+            await engine_of(bench)._api.call("DELETE", f"images/{image}", what="remove", params={"force": "1"})
+        finally:
             for engine in engines:
                 await engine.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -72,6 +73,17 @@ def test_nothing_of_a_log_is_lost(steps: list[tuple[int, int, str]]) -> None:
         alone = [entry for entry in log if entry.stream == stream]
         written = b"".join(entry.data for entry in alone).decode()
         assert "\n".join(line.text for line in read(alone)) == written.removesuffix("\n") or not alone
+
+
+def test_a_fast_writer_is_read_as_fast_as_a_slow_one() -> None:
+    """From the 100,001st line within seconds on, each took milliseconds: the whole event loop stood still."""
+    reader, began = Reader(REF), time.monotonic()
+    for at in range(150_000):
+        assert [line.text for line in reader.feed(out(10 * SECOND + at, "x\n"))] == ["x"]
+        assert time.monotonic() - began < 30
+    for at in range(250_000):
+        list(reader.feed(out(60 * SECOND + at, "x\n")))
+    assert len(reader._counts) < 300_000, "what is out of reach is forgotten"
 
 
 def test_a_line_that_the_log_no_longer_has_is_told_as_a_gap() -> None:

@@ -30,8 +30,9 @@ REPOSITORY = "customjob"
 FOLDER = "/tmp/customjob-packages"  # noqa: S108 - in a container of its own
 LAST_LINES = 20
 """Lines of pip's output that the error of a failed installation tells."""
-NOT_STARTED = 15.0
-"""Seconds after which a builder that was created and not started has lost its maker."""
+NOT_STARTED, SLOWEST = 15.0, 2_000_000.0
+"""A builder that was created and not started has lost its maker after so many seconds, and those in which the packages are
+sent to Docker at so many bytes a second."""
 COMMITS = 600.0
 """Seconds after which whoever was to keep what a builder installed has died over it."""
 AGAIN = 0.2
@@ -94,7 +95,7 @@ class Builds:
                 continue  # it failed, and its maker has told so: see for ourselves
             state = builder["State"]
             if state["Status"] == "created":
-                await self._not_started(name, builder)
+                await self._not_started(name, builder, packages)
             elif state["Status"] == "exited" and state["ExitCode"] == 0:
                 committed = await self._commit(key, name, base, image, packages, state)
                 if committed is not None:
@@ -124,8 +125,7 @@ class Builds:
         return True
 
     async def _set_off(self, name: str, packages: Sequence[Fetched]) -> None:
-        files = [(path, item.path.read_bytes()) for path, item in zip(_paths(packages), packages, strict=True)]
-        tar = await asyncio.to_thread(archive, files)
+        tar = await asyncio.to_thread(_tar, packages)
         await self.api.call(
             "PUT", f"containers/{name}/archive", what=f"put the packages into {name}", params={"path": "/"}, raw=tar
         )
@@ -139,8 +139,9 @@ class Builds:
                 ) from error
             raise
 
-    async def _not_started(self, name: str, builder: dict[str, Any]) -> None:
-        if time.time() - (seconds(builder["Created"]) or 0.0) > NOT_STARTED:
+    async def _not_started(self, name: str, builder: dict[str, Any], packages: Sequence[Fetched]) -> None:
+        patience = NOT_STARTED + sum(item.size for item in packages) / SLOWEST
+        if time.time() - (seconds(builder["Created"]) or 0.0) > patience:
             await self.api.remove_container(name)
         else:
             await asyncio.sleep(AGAIN)
@@ -190,6 +191,10 @@ class Builds:
         params = {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": str(LAST_LINES)}
         async with self.api.stream("GET", f"containers/{name}/logs", what="give pip's output", params=params) as log:
             return [entry.data.decode(errors="replace").rstrip() async for bunch in entries(log) for entry in bunch]
+
+
+def _tar(packages: Sequence[Fetched]) -> bytes:
+    return archive([(path, item.path.read_bytes()) for path, item in zip(_paths(packages), packages, strict=True)])
 
 
 def _paths(packages: Sequence[Fetched]) -> list[str]:

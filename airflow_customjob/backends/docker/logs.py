@@ -117,6 +117,7 @@ class Reader:
     position: Position | None = None
     skipped: bool = False
     _counts: dict[int, int] = field(default_factory=dict)
+    _forget_at: int = COUNTED
     _parts: dict[int, list[Entry]] = field(default_factory=dict)
     _held: list[LogLine] = field(default_factory=list)
     _last: Entry = field(default=Entry(0, 1, b""))
@@ -175,9 +176,10 @@ class Reader:
 
     def _assemble(self, entry: Entry) -> LogLine | None:
         self._counts[entry.at] = self._counts.get(entry.at, 0) + 1
-        if len(self._counts) > COUNTED:
+        if len(self._counts) > self._forget_at:
             old = entry.at - 2 * OVERLAP * _NANO
             self._counts = {at: count for at, count in self._counts.items() if at > old}
+            self._forget_at = max(COUNTED, 2 * len(self._counts))  # all may be within reach: not at each entry again
         self._last = entry
         parts = self._parts.pop(entry.stream, [])
         parts.append(entry)
