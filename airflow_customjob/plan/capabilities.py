@@ -156,7 +156,10 @@ def short_path(path: str) -> str:
 
 
 def _names(name: str, path: str) -> bool:
-    """``network``, ``job_spec.network``, ``nfs_mounts`` and ``worker_pool_specs.nfs_mounts`` all name what they end with."""
+    """``network``, ``job_spec.network``, ``nfs_mounts``, ``workerPoolSpecs[].nfsMounts`` all name what they end with."""
+    from airflow_customjob.spec.schema import squash
+
+    path, name = squash(path), squash(name.replace("[]", ""))
     return path == name or path.endswith(f".{name}")
 
 

@@ -110,6 +110,13 @@ def test_every_pool_that_has_it_is_named() -> None:
     assert problems(pool, pool, options=JobOptions(ignore_fields=("nfs_mounts",))) == []
 
 
+@pytest.mark.parametrize("name", ["nfsMounts", "workerPoolSpecs[].nfsMounts", "jobSpec.workerPoolSpecs.nfs_mounts"])
+def test_a_field_to_ignore_may_be_spelled_as_in_the_spec_or_in_the_table(name: str) -> None:
+    """Only snake_case was taken, though specs and the documentation's tables are in camelCase."""
+    pool = {**container(), "nfsMounts": [{"server": "10.0.0.1", "path": "/p", "mountPoint": "m"}]}
+    assert problems(pool, options=JobOptions(ignore_fields=(name,))) == []
+
+
 def test_a_field_at_its_default_is_not_given() -> None:
     assert problems(enableWebAccess=False, network="") == []
 
@@ -118,8 +125,8 @@ def test_a_field_at_its_default_is_not_given() -> None:
     ("name", "meant"),
     [
         ("netwrok", "network"),
-        ("nfsMounts", "worker_pool_specs.nfs_mounts"),
-        ("job_spec.serviceAccount", "service_account"),
+        ("nfsMuonts", "worker_pool_specs.nfs_mounts"),
+        ("job_spec.serviceAcount", "service_account"),
     ],
 )
 def test_a_name_that_is_none_says_what_was_meant(name: str, meant: str) -> None:
