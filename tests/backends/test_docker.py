@@ -539,17 +539,20 @@ def test_a_package_is_built_once_and_runs_at_the_root(tmp_path: Path) -> None:
 def test_a_builder_whose_packages_take_long_to_send_is_not_taken_for_one_without_a_maker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two processes that sent a large package to Docker, each took the other's builder away, for ever."""
+    """Of two processes that sent a large package to Docker, each took the other's builder away."""
     name = f"trainer{os.getpid()}{os.urandom(3).hex()}"
     path = wheel(tmp_path, name, "")
     monkeypatch.setattr(builds, "NOT_STARTED", 0.2)
     monkeypatch.setattr(builds, "SLOWEST", path.stat().st_size / 20.0)
-    send = Api.call
+    send, made = Api.call, []
 
     async def slowly(api: Api, method: str, path: str, **how: Any) -> Any:
         if method == "PUT":
             await asyncio.sleep(1.5)
-        return await send(api, method, path, **how)
+        answer = await send(api, method, path, **how)
+        if path == "containers/create":
+            made.append(answer)
+        return answer
 
     monkeypatch.setattr(Api, "call", slowly)
 
@@ -560,6 +563,7 @@ def test_a_builder_whose_packages_take_long_to_send_is_not_taken_for_one_without
         try:
             prepared = await asyncio.gather(*(engine.prepare(plan, lambda line: None) for engine in engines))
             assert prepared[0].artifacts == prepared[1].artifacts
+            assert len(made) == 1
             image = prepared[0].artifacts["0"]
             await engine_of(bench)._api.call("DELETE", f"images/{image}", what="remove", params={"force": "1"})
         finally:
