@@ -83,16 +83,15 @@ class Builds:
     async def _build(self, key: str, base: dict[str, Any], image: str, packages: Sequence[Fetched]) -> str:
         name = f"customjob-build-{key}"
         while True:
-            ours = await self._create(name, base, image, packages)
-            if ours:
+            found = await find(self.api, f"{REPOSITORY}:{key}")
+            if found is not None:
+                return str(found["Id"])
+            if await self._create(name, base, image, packages):
                 await self._set_off(name, packages)
             await self.api.wait_until_ended(name)
             builder = await self.api.inspect(name)
             if builder is None:
-                found = await find(self.api, f"{REPOSITORY}:{key}")
-                if found is not None:
-                    return str(found["Id"])
-                continue  # it failed, and its maker has told so: see for ourselves
+                continue  # its maker has kept what it made; or it failed, and its maker has told so: see for ourselves
             state = builder["State"]
             if state["Status"] == "created":
                 await self._not_started(name, builder, packages)
