@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # a DAG that configures a backend imports this module
     from airflow_customjob.spec.message import CustomJob
 
 POOLS = "job_spec.worker_pool_specs"
+GPU_COUNT = f"{POOLS}.machine_spec.accelerator_count"
+"""May be ignored on every backend: a job is tried where there are no GPUs."""
 
 # Path and what it would take: nobody but Vertex AI's own service has these.
 _REFUSED_EVERYWHERE = {
@@ -106,7 +108,7 @@ def capabilities_of(backend: str) -> Capabilities:
 def support_problems(job: CustomJob, capabilities: Capabilities, ignore_fields: tuple[str, ...]) -> list[Problem]:
     """Each field of the job that the backend cannot honour and the user did not name."""
     table = {row.path: row for row in capabilities.fields if row.support is Support.REFUSED}
-    known = {row.path for row in capabilities.fields}
+    known = {row.path for row in capabilities.fields} | {GPU_COUNT}
     names = sorted(map(short_path, known))
     problems = [
         Problem(
@@ -142,12 +144,19 @@ def support_notes(job: CustomJob, capabilities: Capabilities, ignore_fields: tup
     notes: dict[str, Note] = {}
     for _, path in _given(job):
         row = table.get(path)
+        if path == GPU_COUNT and without_gpus(ignore_fields):
+            row = FieldSupport(path, Support.REFUSED, "replicas get no GPUs")
         if row is None:
             continue
         ignored = "ignored as you asked: " if row.support is Support.REFUSED else ""
         if not ignored or any(_names(name, path) for name in ignore_fields):
             notes.setdefault(path, Note(short_path(path), f"{ignored}{row.note}"))
     return list(notes.values())
+
+
+def without_gpus(ignore_fields: tuple[str, ...]) -> bool:
+    """Whether the user wants the job to run without the GPUs that it asks for."""
+    return any(_names(name, GPU_COUNT) for name in ignore_fields)
 
 
 def short_path(path: str) -> str:

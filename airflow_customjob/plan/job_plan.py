@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from airflow_customjob.plan import environment
-from airflow_customjob.plan.capabilities import support_notes, support_problems
+from airflow_customjob.plan.capabilities import support_notes, support_problems, without_gpus
 from airflow_customjob.plan.environment import MASTER_PORT, MAX_VARIABLE, PORT, Cluster, Member, Work
 from airflow_customjob.plan.expansion import expand
 from airflow_customjob.plan.identity import host_of, network_of
@@ -170,6 +170,7 @@ def _pool(index: int, spec: WorkerPoolSpec, options: JobOptions) -> _Pool:
         package = Package(tuple(spec.python_package_spec.package_uris), spec.python_package_spec.python_module)
         command = ("python3", "-m", package.module)
         work = Work(package.module, package.uris, tuple(task.args))
+    resources = resources_of(spec.machine_spec)
     plan = PoolPlan(
         index=index,
         name=f"workerpool{index}",
@@ -177,7 +178,7 @@ def _pool(index: int, spec: WorkerPoolSpec, options: JobOptions) -> _Pool:
         image=map_image(image, options.image_map),
         image_requested=image,
         package=package,
-        resources=resources_of(spec.machine_spec),
+        resources=replace(resources, gpus=0, gpu_type=None) if without_gpus(options.ignore_fields) else resources,
         machine_type=spec.machine_spec.machine_type,
         disk_gb=spec.disk_spec.boot_disk_size_gb,
         nfs_mounts=tuple(NfsMount(mount.server, mount.path, mount.mount_point) for mount in spec.nfs_mounts),

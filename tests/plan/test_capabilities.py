@@ -117,6 +117,26 @@ def test_a_field_to_ignore_may_be_spelled_as_in_the_spec_or_in_the_table(name: s
     assert problems(pool, options=JobOptions(ignore_fields=(name,))) == []
 
 
+@pytest.mark.parametrize("backend", ["process", "docker", "kubernetes"])
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"machineType": "n1-standard-4", "acceleratorType": "NVIDIA_TESLA_T4"},
+        {"machineType": "a2-highgpu-1g", "acceleratorType": "NVIDIA_TESLA_A100"},
+    ],
+)
+def test_a_job_with_gpus_can_be_tried_without(backend: str, machine: dict[str, str]) -> None:
+    """accelerator_count in ignore_fields was taken, and changed nothing."""
+    task = {"containerSpec": {"imageUri": "local/py:1", "command": ["true"]}}
+    pool = {**container(), **task, "machineSpec": {**machine, "acceleratorCount": 1}}
+    (resources,) = [made.resources for made in plan(pool, backend=backend).pools]
+    assert resources.gpus == 1
+    without = plan(pool, backend=backend, options=JobOptions(ignore_fields=("acceleratorCount",)))
+    assert [(made.resources.gpus, made.resources.gpu_type) for made in without.pools] == [(0, None)]
+    assert [made.resources.cpus for made in without.pools] == [resources.cpus]
+    assert "accelerator_count: ignored as you asked: replicas get no GPUs" in "\n".join(map(str, without.notes))
+
+
 def test_a_field_at_its_default_is_not_given() -> None:
     assert problems(enableWebAccess=False, network="") == []
 

@@ -75,7 +75,8 @@ class Gpus:
             has = f"has {len(self.inventory)} (gpus={self.inventory!r})" if self.inventory else "was given none"
             raise LaunchRefused(
                 f"the job asks for {total} GPUs at once (machine_spec.accelerator_count x replicas), and the Docker "
-                f"backend {has}: name the host's GPUs in its gpus argument, or ask for fewer",
+                f"backend {has}: name the host's GPUs in its gpus argument, ask for fewer, or run without them by "
+                "accelerator_count in ignore_fields",
                 code=8,
             )
 

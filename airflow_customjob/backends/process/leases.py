@@ -94,7 +94,7 @@ def lease_gpus(
     if whole > len(inventory):
         raise LaunchRefused(
             f"the job asks for {whole} GPUs, and this backend has {len(inventory) or 'none'}: name the host's devices in "
-            "ProcessBackend(gpus=...), or ask for fewer in accelerator_count",
+            "ProcessBackend(gpus=...), ask for fewer, or run without them by accelerator_count in ignore_fields",
             code=8,
         )
     leased = _leased(folders, refs) if any(wanted.values()) else {}
