@@ -440,6 +440,23 @@ def test_gc_clears_away_and_forgets(world: FakeWorld) -> None:
     assert virtually(world, main) == [("1", Fate.FORGET)]
 
 
+def test_gc_goes_on_to_the_other_jobs_where_one_cannot_be_removed(world: FakeWorld) -> None:
+    """One job that the engine would not let go of kept all later ones from being looked at."""
+    said: list[str] = []
+
+    async def main(client: AsyncCustomJobClient) -> None:
+        for _ in range(3):
+            await client.run(JOB, JobOptions(record_ttl=0.0))
+        world.fail("delete_record", EngineError("device or resource busy"))
+        assert len(await client.gc(say=said.append)) == 3
+        (left,) = await client.list()
+        assert f"job {left.job_id}: not done, the next gc tries again: device or resource busy" in said
+        await client.gc()
+        assert await client.list() == []
+
+    virtually(world, main)
+
+
 def test_gc_cancels_what_nobody_owns_any_more(world: FakeWorld) -> None:
     world.script("workerpool0-0", cannot_start(), runs_for_ever())
 

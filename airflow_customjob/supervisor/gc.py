@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from airflow_customjob.backends.base import Engine, JobObjects, RecordConflict
+from airflow_customjob.backends.base import Engine, EngineError, JobObjects, RecordConflict
 from airflow_customjob.plan.types import JobId
+from airflow_customjob.spec.problem import SpecError
 from airflow_customjob.supervisor.claims import cancel_job
 from airflow_customjob.supervisor.ownership import ENDED_TASK, Canceller
 from airflow_customjob.supervisor.record import JobRecord, Owner, RecordError, decode
@@ -112,8 +112,12 @@ async def collect(
         say(str(verdict))
         done.append(verdict)
         if not dry_run:
-            with suppress(Fenced, RecordConflict):  # somebody is at work there: it is not left
+            try:
                 await _carry_out(engine, objects, record, verdict, state, say, hold_removal, clock)
+            except (Fenced, RecordConflict):
+                pass  # somebody is at work there: it is not left
+            except (EngineError, SpecError) as error:  # the other jobs' turn comes all the same
+                say(f"job {objects.job_id}: not done, the next gc tries again: {error}")
     return done
 
 
