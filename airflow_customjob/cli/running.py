@@ -107,7 +107,12 @@ async def _owner(client: AsyncCustomJobClient, job_id: JobId) -> Owner:
 def _drive(args: argparse.Namespace, client: AsyncCustomJobClient, job_id: JobId, main: Any) -> int:
     """Drive a job to its end, show it, and give the exit code."""
     with reporting(args.progress) as reporter:
-        job = asyncio.run(_until_interrupted(main(reporter), client, job_id, reporter))
+        try:
+            job = asyncio.run(_until_interrupted(main(reporter), client, job_id, reporter))
+        except Exception:
+            if reporter.record is not None and not reporter.record.state.terminal:
+                _say_what_stays(client, job_id, reporter)
+            raise
     if job is None:
         return exits.INTERRUPTED
     if args.output == "json":

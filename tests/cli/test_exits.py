@@ -176,3 +176,15 @@ def test_a_reader_that_goes_away_is_no_error(write: Callable[[Any], str]) -> Non
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_who_fails_over_a_running_job_says_that_it_is_still_there(
+    customjob: Command, world: FakeWorld, write: Callable[[Any], str]
+) -> None:
+    """It said that this should not have happened, and left a job running that nobody knew of."""
+    world.script("workerpool0-0", runs_for_ever())
+    world.fail("start", RuntimeError("a bug"))
+    done = customjob("run", *on(world), "--job-id", "77", write(spec("true")))
+    assert done.code == 1
+    assert "this should not have happened: RuntimeError: a bug" in done.err
+    assert "`customjob cancel --backend fake 77` ends it" in done.err
