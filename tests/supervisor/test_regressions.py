@@ -135,7 +135,10 @@ def test_the_primary_s_end_is_seen_while_the_log_of_a_lost_replica_hangs() -> No
     _, told = run_job(world)
     exited_at = next(it.at for it in happenings(world, "ended") if it.ref and it.ref.replica == "workerpool0-0")
     assert written_at(world, "SUCCEEDED") - exited_at < 0.3
-    assert "the end of the log of workerpool1-1 could not be read: no line came for 10 s; lines may be missing" in told.words
+    assert (
+        "the end of the log of workerpool1-1 could not be read: no line came for 10 s; lines may be missing"
+        in told.words
+    )
 
 
 def test_a_cancel_ends_a_long_preparation() -> None:
