@@ -301,6 +301,19 @@ def test_what_may_be_a_name_of_an_image_is_asked_for(image: str) -> None:
 
 
 @docker
+@pytest.mark.parametrize("volume", ["/tmp:/data:zz", "data:relative"])
+def test_a_volume_that_docker_refuses_is_refused(volume: str) -> None:
+    """Docker calls it an error of its own, and it was tried again without end."""
+
+    async def test(bench: Bench) -> None:
+        plan = await bench.prepared(prints(1))
+        with pytest.raises(LaunchRefused, match=r"workerpool0-0 \(image .*\) cannot be created: invalid "):
+            await bench.engine.create(plan, bench.refs(plan))
+
+    on_docker(test, DockerBackend(volumes=(volume,)))
+
+
+@docker
 def test_a_start_that_docker_refuses_shows_in_every_process() -> None:
     async def test(bench: Bench) -> None:
         plan = await bench.prepared(prints(1))

@@ -104,7 +104,7 @@ class DockerEngine:
         except Conflicting:
             return
         except DaemonError as error:
-            if not 400 <= error.status < 500:
+            if not (400 <= error.status < 500 or error.words.startswith("invalid ")):  # a volume's: 500 in Docker 20.10
                 raise
             raise LaunchRefused(_refused(plan, ref, error.words), replica=ref.replica) from error
 
