@@ -15,6 +15,7 @@ _HOME = {
     "CustomJobClient": "client",
     "CustomJobOperator": "operators.custom_job",
     "CustomJobSensor": "sensors.custom_job",
+    "CustomJobTaskGroup": "task_group",
     "DockerBackend": "backends.docker",
     "FakeBackend": "backends.fake",
     "JobState": "spec",
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from airflow_customjob.operators.custom_job import CreateCustomJobOperator, CustomJobOperator
     from airflow_customjob.sensors.custom_job import CustomJobSensor
     from airflow_customjob.spec import JobState, SpecError
+    from airflow_customjob.task_group import CustomJobTaskGroup
 
 __all__ = [
     "CreateCustomJobOperator",
     "CustomJobClient",
     "CustomJobOperator",
     "CustomJobSensor",
+    "CustomJobTaskGroup",
     "DockerBackend",
     "FakeBackend",
     "JobState",

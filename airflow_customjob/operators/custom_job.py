@@ -24,7 +24,7 @@ from airflow_customjob.operators.mapping import CustomJobPartial, partial_of
 from airflow_customjob.operators.rendering import TemplateRefused, is_plain, is_reference, render_backend, render_spec
 from airflow_customjob.supervisor.ownership import Canceller, Verdict
 from airflow_customjob.task.comms import ask_airflow
-from airflow_customjob.task.identity import Held, job_id_at, owner_of, state_at, will_retry
+from airflow_customjob.task.identity import Held, is_dag_test, job_id_at, owner_of, state_at, will_retry
 from airflow_customjob.task.thread import Stop, Stopping, SupervisorThread
 from airflow_customjob.triggers.custom_job import LOST_IT, TIMED_OUT, CustomJobTrigger, told
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from airflow_customjob.client import AsyncCustomJobClient, BackendLike, Job
     from airflow_customjob.plan.types import JobOptions
+    from airflow_customjob.supervisor.record import JobRecord, Owner
     from airflow_customjob.task.drive import Driver
 
 BACKSTOP = timedelta(seconds=60)
@@ -78,6 +79,7 @@ class CustomJobOperator(BaseOperator):
     :param memory_limits: make the machine type's memory a hard limit of each replica.
     :param gang: create every replica before any starts.
     :param record_ttl: seconds that the record of the ended job is kept. None: ``[customjob] record_ttl``.
+    :param hold_removal: seconds that ended replicas are kept, for others (a group's rows) to read their logs to the end.
     :param display_name: of a bare CustomJobSpec. None: the task's id. (templated)
     :param poll_interval: accepted for compatibility; nothing is polled.
     """
@@ -120,6 +122,7 @@ class CustomJobOperator(BaseOperator):
         memory_limits: bool = False,
         gang: bool = True,
         record_ttl: float | None = None,
+        hold_removal: float = 0.0,
         display_name: str | None = None,
         poll_interval: float | None = None,
         **kwargs: Any,
@@ -145,6 +148,7 @@ class CustomJobOperator(BaseOperator):
         self.memory_limits = memory_limits
         self.gang = gang
         self.record_ttl = record_ttl
+        self.hold_removal = hold_removal
         self.display_name = display_name
         self.poll_interval = poll_interval
         self._thread = SupervisorThread()
@@ -269,7 +273,7 @@ class CustomJobOperator(BaseOperator):
             await push(xcoms.ID, job.job_id)
             await push(xcoms.REF, job.ref())
             await push(xcoms.JOB, xcoms.job_document(record, time.time()))
-            held = Held(job.job_id, record.generation, record.engine, owner, client.backend.serialize())
+            held = self._held(client, record, owner, context)
             if defer and not job.state.terminal and stopping.why is None:
                 await push(xcoms.POSITIONS, {})
                 return held
@@ -282,7 +286,7 @@ class CustomJobOperator(BaseOperator):
         client, owner = self._client(), owner_of(context)
         async with client.backend.open():
             record = (await client.get(job_id_at(owner.where))).record
-            held = Held(record.job_id, record.generation, record.engine, owner, client.backend.serialize())
+            held = self._held(client, record, owner, context)
             driver = self._driver(client, held, await positions_at(owner.where))
             if cancel:
                 await driver.cancel(Canceller.OPERATOR, cancel)
@@ -322,6 +326,10 @@ class CustomJobOperator(BaseOperator):
         from airflow_customjob.client import AsyncCustomJobClient
 
         return AsyncCustomJobClient(self.backend)
+
+    def _held(self, client: AsyncCustomJobClient, record: JobRecord, owner: Owner, context: Context) -> Held:
+        hold = 0.0 if is_dag_test(context) else self.hold_removal  # there, nobody else could read meanwhile
+        return Held(record.job_id, record.generation, record.engine, owner, client.backend.serialize(), hold)
 
     def _driver(self, client: AsyncCustomJobClient, held: Held, positions: dict[str, str] | None = None) -> Driver:
         from airflow_customjob.task.drive import Driver

@@ -81,6 +81,7 @@ class Driver:
                     say=self._say,
                     on_change=self._publisher.on_change,
                     positions=self._positions,
+                    hold_removal=self.held.hold_removal,
                     until=until,
                 )
             except EngineError as error:

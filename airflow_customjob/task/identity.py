@@ -17,6 +17,9 @@ IDENTITY = ("installation", "dag_id", "run_id", "task_id", "map_index")
 DETACHED = "detached"
 """Key of ``Owner.where``: the task did not wait for the job, so its success does not end the job."""
 
+RUN = "run"
+"""Id, within its group, of the task of a CustomJobTaskGroup that owns the job."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -24,6 +27,7 @@ class Held:
 
     :param engine: identity of the engine that keeps the job.
     :param backend: as ``serialize()`` gives it.
+    :param hold_removal: seconds that ended replicas are kept, for others to read their logs to the end.
     """
 
     job_id: str
@@ -31,6 +35,7 @@ class Held:
     engine: str
     owner: Owner
     backend: dict[str, Any]
+    hold_removal: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +70,11 @@ def owner_of(context: Mapping[str, Any], *, detached: bool = False) -> Owner:
         clear_number=run.clear_number or 0,
         where=where_of(ti, detached=detached),
     )
+
+
+def is_dag_test(context: Mapping[str, Any]) -> bool:
+    """Whether this is ``dag.test()``, which runs one task after the other, and a trigger to its end before the next task."""
+    return bool(context["dag_run"].triggering_user_name == "dag_test")
 
 
 def will_retry(ti: Any) -> bool:

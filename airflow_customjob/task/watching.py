@@ -24,11 +24,9 @@ from airflow_customjob.supervisor.result import ends_by
 from airflow_customjob.supervisor.supervise import Fenced
 from airflow_customjob.task.comms import ask_airflow
 from airflow_customjob.task.drive import WrongEngine
-from airflow_customjob.task.identity import DETACHED, state_at
+from airflow_customjob.task.identity import DETACHED, RUN, state_at
 from airflow_customjob.task.xcoms import REF, xcom_at
 
-RUN = "run"
-"""Id, within its group, of the task of a CustomJobTaskGroup that owns the job."""
 OVERDUE = 60.0
 """Seconds after a job's timeout when a watcher gives it up: whoever drives it should have ended it long before."""
 ENGINE_AGAIN = 5.0

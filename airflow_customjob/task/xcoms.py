@@ -17,7 +17,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from airflow_customjob.backends.base import ReplicaStatus
@@ -167,6 +168,34 @@ async def xcom_at(where: Mapping[str, str], key: str) -> Any:
     from airflow.sdk.execution_time.xcom import XCom
 
     return await ask_airflow(XCom.get_one, key=key, **_address(where))
+
+
+@asynccontextmanager
+async def positions_kept(where: Mapping[str, str], every: float = EVERY) -> AsyncIterator[dict[str, str]]:
+    """Positions as the task instance there has them; inside, what becomes of them is stored, one turn late, as above.
+
+    :param every: seconds between two values.
+    """
+    positions = await positions_at(where)
+
+    async def store_again_and_again() -> None:
+        push, stored, older = push_at(where), dict(positions), dict(positions)
+        while True:
+            await asyncio.sleep(every)
+            if older != stored:
+                try:
+                    await push(POSITIONS, older)
+                    stored = older
+                except Exception as error:  # noqa: BLE001 - lines may be told again, nothing else
+                    log.warning("the positions of the job's log could not be stored (%s); trying again", error)
+            older = dict(positions)
+
+    storing = asyncio.create_task(store_again_and_again())
+    try:
+        yield positions
+    finally:
+        storing.cancel()
+        await asyncio.gather(storing, return_exceptions=True)
 
 
 async def positions_at(where: Mapping[str, str]) -> dict[str, str]:

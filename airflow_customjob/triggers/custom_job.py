@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -67,20 +67,8 @@ class CustomJobTrigger(BaseTrigger):
         yield TriggerEvent({"what": what, "message": message})  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Called when somebody marked the task or cleared it, and also when it only moved to another triggerer.
-
-        Airflow cancels this call once a second for as long as it lasts (3.3.2): what it has begun goes on without it.
-        """
-        killing = asyncio.create_task(self._kill_in_time())
-        _killing.add(killing)
-        killing.add_done_callback(_killing.discard)
-        await asyncio.shield(killing)
-
-    async def _kill_in_time(self) -> None:
-        budget = conf.getint("triggerer", "on_kill_timeout", fallback=30) - HANDOVER
-        with suppress(TimeoutError):
-            async with asyncio.timeout(budget):
-                await self._kill()
+        """Called when somebody marked the task or cleared it, and also when it only moved to another triggerer."""
+        await to_its_end(self._kill())
 
     async def _kill(self) -> None:
         from airflow_customjob.backends.base import EngineError
@@ -130,6 +118,24 @@ class CustomJobTrigger(BaseTrigger):
             self._positions = await positions_at(where)
         client = AsyncCustomJobClient(held.backend)
         return Driver(client, held, log=self.log, push=push_at(where), positions=self._positions)
+
+
+async def to_its_end(kill: Coroutine[Any, Any, None]) -> None:
+    """Do what an ``on_kill`` has to, within Airflow's budget.
+
+    Airflow cancels that call once a second for as long as it lasts (3.3.2): what it has begun goes on without it.
+    """
+    killing = asyncio.create_task(_in_budget(kill))
+    _killing.add(killing)
+    killing.add_done_callback(_killing.discard)
+    await asyncio.shield(killing)
+
+
+async def _in_budget(kill: Coroutine[Any, Any, None]) -> None:
+    budget = conf.getint("triggerer", "on_kill_timeout", fallback=30) - HANDOVER
+    with suppress(TimeoutError):
+        async with asyncio.timeout(budget):
+            await kill
 
 
 def told(state: str | None) -> str:

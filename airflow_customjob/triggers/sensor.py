@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-
-LAST_WORD = 5.0
-"""Seconds that the last positions may take."""
 
 
 class CustomJobSensorTrigger(BaseTrigger):
@@ -36,12 +32,9 @@ class CustomJobSensorTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Until there is a verdict."""
         from airflow_customjob.task.watching import JobWatch, Watched
-        from airflow_customjob.task.xcoms import Publisher, positions_at, push_at
+        from airflow_customjob.task.xcoms import positions_kept
 
-        positions = await positions_at(self.me)
-        publisher = Publisher(push_at(self.me), positions)
-        publishing = asyncio.create_task(publisher.run())
-        try:
+        async with positions_kept(self.me) as positions:
             watch = JobWatch(
                 Watched.from_json(self.watched),
                 say=lambda text: self.log.info("%s", text),
@@ -49,8 +42,4 @@ class CustomJobSensorTrigger(BaseTrigger):
                 positions=positions,
             )
             outcome = await watch.until_decided(self.poll_interval)
-        finally:
-            publisher.close()
-            await asyncio.wait([publishing], timeout=LAST_WORD)
-            publishing.cancel()
         yield TriggerEvent(outcome.to_json())  # type: ignore[no-untyped-call]
