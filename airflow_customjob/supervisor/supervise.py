@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, overload
 
 from airflow_customjob.backends.base import (
     Engine,
@@ -193,6 +193,7 @@ class Supervisor:
         """
         found = await self._engine.read_record(self._job_id)
         if found is None or found.version != stored.version:
+            self._owned(found)
             raise RecordConflict(f"the record of job {self._job_id} has changed while its replicas were listed")
 
     async def _read(self) -> tuple[StoredRecord, JobRecord]:
@@ -203,11 +204,25 @@ class Supervisor:
             stored = StoredRecord(self._job_id, version, encode(self._last))
         if stored is None:
             raise Fenced(self._job_id, None)
-        record = decode(stored.data)
-        if not ownership.drives(record, self._owner, self._generation):
-            raise Fenced(self._job_id, record)
+        record = self._owned(stored)
         self._last, self._version = record, stored.version
         return stored, record
+
+    @overload
+    def _owned(self, stored: StoredRecord) -> JobRecord: ...
+
+    @overload
+    def _owned(self, stored: StoredRecord | None) -> JobRecord | None: ...
+
+    def _owned(self, stored: StoredRecord | None) -> JobRecord | None:
+        """The record, still this supervisor's. Asked of whatever is read: it may be gone at the next reading.
+
+        :raises Fenced: it is somebody else's.
+        """
+        record = None if stored is None else decode(stored.data)
+        if record is not None and not ownership.drives(record, self._owner, self._generation):
+            raise Fenced(self._job_id, record)
+        return record
 
     def _plan_of(self, record: JobRecord) -> JobPlan:
         if self._plan is None or self._plan[:2] != (record.generation, record.prepared):
@@ -285,6 +300,7 @@ class Supervisor:
     async def _is_outdated(self) -> bool:
         with suppress(EngineError):
             found = await self._engine.read_record(self._job_id)
+            self._owned(found)
             return found is None or found.version != self._version
         return False
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from airflow_customjob.backends.base import EngineError
+import pytest
+
+from airflow_customjob.backends.base import EngineError, StoredRecord
 from airflow_customjob.backends.fake import (
     FakeEngine,
     FakeWorld,
@@ -15,11 +17,12 @@ from airflow_customjob.backends.fake import (
     run_in_virtual_time,
     runs_for_ever,
 )
-from airflow_customjob.plan.types import JobOptions
+from airflow_customjob.plan.types import JobId, JobOptions
 from airflow_customjob.supervisor.claims import cancel_job
 from airflow_customjob.supervisor.ownership import Canceller
-from airflow_customjob.supervisor.record import Owner
+from airflow_customjob.supervisor.record import Owner, decode
 from airflow_customjob.supervisor.rules import Start
+from airflow_customjob.supervisor.supervise import Fenced
 from tests.supervisor.jobs import CREATED, JOB, C, F, S, lost, prepared_job, request, running_job
 from tests.supervisor.world import Told, beside, happenings, refs, run_job, supervisor, written_at
 
@@ -203,6 +206,33 @@ def test_an_overtaken_supervisor_does_not_go_on_to_its_next_action() -> None:
             await asyncio.gather(going, return_exceptions=True)
             assert created_at
             assert max(created_at) < taken_at
+
+    run_in_virtual_time(main())
+
+
+def test_who_has_seen_a_later_owner_writes_no_record_again_that_was_pruned() -> None:
+    """It read the later owner's record while it launched; that was pruned, and it wrote its own in its place (seed 861)."""
+    faults = ScriptedFaults()
+    faults.add("prepare", Fault(before=600.0))
+    world = FakeWorld(faults=faults)
+
+    async def main() -> None:
+        async with world.connect("first") as one, world.connect("second") as other:
+            read = one.read_record
+
+            async def then_it_is_pruned(job_id: JobId) -> StoredRecord | None:
+                found = await read(job_id)
+                if found is not None and decode(found.data).owner.key == "k2":
+                    world.prune(job_id)
+                return found
+
+            one.read_record = then_it_is_pruned  # type: ignore[method-assign]
+            going = asyncio.ensure_future((await supervisor(world, one, Told())).run())
+            await asyncio.sleep(1.0)
+            await supervisor(world, other, Told(), owner=Owner("k2", try_number=2))
+            with pytest.raises(Fenced):
+                await going
+            assert world.record(JOB) is None
 
     run_in_virtual_time(main())
 
