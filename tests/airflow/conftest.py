@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld
+from tests.airflow.remains import remove_containers
+from tests.airflow.running import RunningAirflow
+from tests.engines import why_not
 
 _numbers = count(1)
 
@@ -100,3 +106,18 @@ def run_dag(
         return Ran(done, captured.out + captured.err + caplog.text)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow]:
+    home = tmp_path_factory.mktemp("airflow")
+    (home / "dags").mkdir()
+    shutil.copy(Path(__file__).with_name("dags.py"), home / "dags" / "jobs.py")
+    started = time.monotonic()
+    with RunningAirflow(home).up() as running:
+        print(f"\nAirflow was up in {time.monotonic() - started:.1f} s")
+        yield running
+        jobs = [job_id for run in running.runs if (job_id := run.xcom("custom_job_id"))]
+    if not why_not("docker"):
+        for job_id in jobs:
+            remove_containers(job_id)

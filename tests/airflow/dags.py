@@ -1,4 +1,4 @@
-"""DAGs of the running Airflow, each with one task ``train``; ``running.py`` copies this file into its DAGs folder."""
+"""DAGs of the running Airflow, each with one task or group ``train``; its fixture copies this file into the DAGs folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG
 
-from airflow_customjob import CustomJobOperator
+from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup
 
 IMAGE = "local/py:1"
 
@@ -58,3 +58,26 @@ for backend in ("process", "docker"):
     ):
         with DAG(f"{name}_{backend}", schedule=None):
             CustomJobOperator(task_id="train", custom_job=job(code), backend=backend, **arguments)
+
+SAYS_AND_SLEEPS = {"imageUri": IMAGE, "command": ["sh", "-c", "echo I am rank $RANK; sleep 15"]}
+
+for name, spec in (("ends", job(ENDS)), ("fails", job(FAILS)), ("ticks", job(TICKS))):
+    with DAG(f"group_{name}", schedule=None):
+        CustomJobTaskGroup("train", custom_job=spec, backend="process", deferrable=True)
+
+with DAG("group_of_forty", schedule=None):
+    forty = [
+        {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": count, "containerSpec": SAYS_AND_SLEEPS}
+        for count in (1, 39)
+    ]
+    CustomJobTaskGroup(
+        "train",
+        custom_job={"displayName": "forty", "jobSpec": {"workerPoolSpecs": forty}},
+        backend="process",
+    )
+
+with DAG("detached", schedule=None):
+    submit = CustomJobOperator(
+        task_id="train", custom_job=job(ENDS), backend="process", wait_for_completion=False, stop_grace=0.1
+    )
+    submit >> CustomJobSensor(task_id="wait", external_task_id="train", deferrable=True, poke_interval=1)

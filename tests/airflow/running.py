@@ -154,7 +154,7 @@ class RunningAirflow:
         return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer"))
 
     def run(self, dag_id: str) -> DagRun:
-        """Trigger a DAG whose one task is ``train``."""
+        """Trigger a DAG."""
         wait_for(f"DAG {dag_id}", lambda: self.call("GET", f"/dags/{dag_id}"), every=0.5)
         started = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None})
         run = DagRun(self, dag_id, started["dag_run_id"])
@@ -163,7 +163,7 @@ class RunningAirflow:
 
 
 class DagRun:
-    """A run of a DAG whose one task is ``train``."""
+    """A run of a DAG; ``train`` is the task that is meant where none is named."""
 
     def __init__(self, airflow: RunningAirflow, dag_id: str, run_id: str) -> None:
         self._airflow = airflow
@@ -197,6 +197,32 @@ class DagRun:
         """Until the job runs, as its live XCom says; gives its id."""
         wait_for("a running job", lambda: self.job_state() == "JOB_STATE_RUNNING", every=0.2)
         return self.job_id()
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """All task instances, by their ids; of a mapped one, by the name that the grid shows."""
+        found = self._airflow.call("GET", f"{self._path}/taskInstances?limit=100")["task_instances"]
+        return {task["rendered_map_index"] or task["task_id"]: task for task in found}
+
+    def state(self) -> str:
+        return str(self._airflow.call("GET", self._path)["state"])
+
+    def xcom_of(self, task_id: str, key: str = "return_value") -> Any:
+        found = self._airflow.call("GET", f"{self._path}/taskInstances/{task_id}/xcomEntries/{key}?stringify=false")
+        return None if found is None else found["value"]
+
+    def log_of(self, task: dict[str, Any]) -> list[str]:
+        """The lines of a task instance's log."""
+        where = (
+            f"taskInstances/{task['task_id']}/logs/{task['try_number']}?map_index={task['map_index']}&full_content=true"
+        )
+        logs = self._airflow.call("GET", f"{self._path}/{where}")
+        return [text for line in (logs or {"content": []})["content"] for text in _texts(line)]
+
+    def mark(self, task: dict[str, Any], state: str) -> None:
+        where = f"{self._path}/taskInstances/{task['task_id']}"
+        if task["map_index"] >= 0:
+            where += f"/{task['map_index']}"
+        self._airflow.call("PATCH", where, {"new_state": state})
 
     def mark_failed(self) -> None:
         body = {"new_state": "failed"}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.airflow import dags
-from tests.airflow.remains import remains, remove_containers, replicas
+from tests.airflow.remains import remains, replicas
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
 from tests.engines import why_not
 
@@ -21,21 +19,6 @@ pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BACKENDS = ("process",) if why_not("docker") else ("process", "docker")
 REPLICAS = ("workerpool0-0", "workerpool1-0", "workerpool1-1")
-
-
-@pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow]:
-    home = tmp_path_factory.mktemp("airflow")
-    (home / "dags").mkdir()
-    shutil.copy(dags.__file__, home / "dags" / "jobs.py")
-    started = time.monotonic()
-    with RunningAirflow(home).up() as running:
-        print(f"\nAirflow was up in {time.monotonic() - started:.1f} s")
-        yield running
-        jobs = [job_id for run in running.runs if (job_id := run.xcom("custom_job_id"))]
-    if "docker" in BACKENDS:
-        for job_id in jobs:
-            remove_containers(job_id)
 
 
 @pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
