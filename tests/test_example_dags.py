@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = {"example_custom_job", "example_digits"}
+EXAMPLES = {"example_custom_job", "example_digits", "example_task_group"}
 
 
 def _airflow(root: Path, home: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -65,6 +65,17 @@ def test_the_quickstart_runs_on_processes(root: Path, tmp_path: Path) -> None:
     )
     assert said == {("workerpool0-0", "0"), ("workerpool1-0", "1"), ("workerpool1-1", "2")}, log
     assert "JOB_STATE_SUCCEEDED" in log
+
+
+@pytest.mark.airflow
+def test_the_group_runs_on_processes(root: Path, tmp_path: Path) -> None:
+    assert _airflow(root, tmp_path, "-m", "airflow", "db", "migrate").returncode == 0
+    done = _airflow(root, tmp_path, "-m", "airflow", "dags", "test", "example_task_group")
+    log = done.stdout + done.stderr
+    for replica, rank in (("workerpool0-0", 0), ("workerpool1-0", 1), ("workerpool1-1", 2)):
+        assert f"{replica}: epoch 3 of 3 on rank {rank}" in log
+        assert f"{replica} was gone before it could be read here" in log
+    assert re.search(r"rows ended at \S+ as projects/0/locations/local/customJobs/\d{18}", log), log
 
 
 def _demo(root: Path, tmp_path: Path, backend: str) -> str:
