@@ -46,16 +46,25 @@ class LogFollower:
         self._sink = sink
         self._say = say
         self._tasks: dict[ReplicaRef, asyncio.Task[None]] = {}
+        self._seen: set[ReplicaRef] = set()
         self._through = through
         self.positions = {} if positions is None else positions
 
-    def follow(self, refs: Iterable[ReplicaRef]) -> None:
-        """Follow these too; those that are followed already, or were to their end, stay as they are."""
+    def follow(self, refs: Iterable[ReplicaRef], *, seen: bool = True) -> None:
+        """Follow these too; those that are followed already, or were to their end, stay as they are.
+
+        :param seen: the engine shows that they have started. One that was only told to start may have been gone at that
+            moment, and be created again by another supervisor: what ended without a line is then read once more.
+        """
         if self._sink is None:
             return
         for ref in refs:
-            if ref not in self._tasks:
+            task = self._tasks.get(ref)
+            was_gone = task is not None and task.done() and ref.name not in self.positions
+            if task is None or (seen and was_gone and ref not in self._seen):
                 self._tasks[ref] = asyncio.create_task(self._follow(ref, self._sink))
+            if seen:
+                self._seen.add(ref)
 
     async def _follow(self, ref: ReplicaRef, sink: Sink) -> None:
         while True:

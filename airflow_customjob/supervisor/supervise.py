@@ -263,7 +263,7 @@ class Supervisor:
                     await self._launching(plan, decision.record, self._engine.create(plan, refs))
                 case Start(refs):
                     await self._launching(plan, decision.record, self._engine.start(plan, refs))
-                    self.follower.follow(refs)
+                    self.follower.follow(refs, seen=False)
                 case Stop(refs, grace):
                     await self._engine.stop(refs, grace)
                 case Remove(refs):

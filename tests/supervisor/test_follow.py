@@ -86,6 +86,25 @@ def test_a_log_that_breaks_off_is_taken_up_again() -> None:
     assert told.texts() == SAYS
 
 
+def test_a_replica_that_was_gone_when_it_was_to_start_is_followed_when_another_creates_it_again() -> None:
+    """Regression: its lines were lost in silence (seed 12425)."""
+    world, told = FakeWorld(scripts={"workerpool0-0": exits(says=SAYS)}), Told()
+
+    async def main() -> None:
+        async with world.connect() as engine:
+            follow = follower(engine, told)
+            follow.follow([PRIMARY], seen=False)
+            await end_of(follow)
+            await engine.create(JOB.plan, [PRIMARY])
+            await engine.start(JOB.plan, [PRIMARY])
+            for _ in range(3):
+                follow.follow([PRIMARY])
+                await end_of(follow)
+
+    run_in_virtual_time(main())
+    assert told.texts() == SAYS
+
+
 def test_a_log_that_cannot_be_read_is_given_up_and_said() -> None:
     world, told = FakeWorld(scripts={"workerpool0-0": exits(says=SAYS)}), Told()
 
