@@ -228,8 +228,13 @@ class DagRun:
         body = {"new_state": "failed"}
         self._airflow.call("PATCH", f"{self._path}/taskInstances/train", body)
 
-    def clear(self) -> None:
-        body = {"dag_run_id": self._run_id, "task_ids": ["train"], "dry_run": False, "only_failed": False}
+    def end(self, state: str) -> None:
+        """Mark the whole run."""
+        self._airflow.call("PATCH", self._path, {"state": state})
+
+    def clear(self, *task_ids: str) -> None:
+        tasks = list(task_ids) or ["train"]
+        body = {"dag_run_id": self._run_id, "task_ids": tasks, "dry_run": False, "only_failed": False}
         self._airflow.call("POST", f"/dags/{self._dag_id}/clearTaskInstances", body)
 
     def log(self, try_number: int = 1) -> list[str]:

@@ -79,6 +79,58 @@ def test_a_row_that_is_marked_as_failed_ends_the_job(airflow: RunningAirflow) ->
     assert any("the row of workerpool1-1 was marked as failed" in line for line in run.log_of(tasks["train.run"]))
 
 
+def ticking(run: DagRun) -> tuple[str, set[str]]:
+    """A group whose rows all tell: its job's id, and its replicas' ids."""
+    job_id = job_of(run)
+    wait_for("three replicas", lambda: len(replicas("process", job_id)) == 3)
+    before = set(replicas("process", job_id))
+    wait_for(
+        "deferred rows",
+        lambda: [run.tasks().get(name, {}).get("state") for name in REPLICAS] == ["deferred"] * 3,
+        every=0.3,
+    )
+    return job_id, before
+
+
+def test_a_group_that_is_cleared_starts_its_job_anew(airflow: RunningAirflow) -> None:
+    run = airflow.run("group_ticks")
+    job_id, before = ticking(run)
+    cleared_at = time.time()
+    run.clear(*{task["task_id"] for task in run.tasks().values()})
+    wait_for("old replicas gone", lambda: not before & set(replicas("process", job_id)), 30)
+    print(f"\ngroup cleared: old replicas gone after {time.time() - cleared_at:.2f} s")
+    wait_for("generation 2", lambda: (run.xcom_of("train.run", "custom_job") or {}).get("generation") == 2, 60, 0.3)
+    assert ticking(run)[0] == job_id
+    wait_for("its log", lambda: "tick 3" in run.log_of(run.tasks()["workerpool1-0"]), every=0.5)
+    run.mark(run.tasks()["train.run"], "failed")
+    tasks = ended(run)
+    assert run.state() == "failed"
+    assert states(tasks)["train.job"] == "failed"
+    wait_for("nothing left", lambda: not remains("process", job_id), 30)
+
+
+def test_a_run_that_is_marked_as_failed_leaves_nothing(airflow: RunningAirflow) -> None:
+    run = airflow.run("group_ticks")
+    job_id, _ = ticking(run)
+    marked_at = time.time()
+    run.end("failed")
+    wait_for("nothing left", lambda: not remains("process", job_id), 30)
+    print(f"\nrun marked failed: all gone after {time.time() - marked_at:.2f} s")
+    assert run.state() == "failed"
+    assert not {"running", "deferred"} & set(states(run.tasks()).values())
+
+
+def test_a_run_that_times_out_leaves_nothing(airflow: RunningAirflow) -> None:
+    run = airflow.run("group_times_out")
+    job_id = job_of(run)
+    tasks = ended(run)
+    ended_at = time.time()
+    wait_for("nothing left", lambda: not remains("process", job_id), 30)
+    print(f"\ndagrun_timeout: all gone {time.time() - ended_at:.2f} s after the run's end")
+    assert run.state() == "failed"
+    assert states(tasks)["train.run"] == "skipped"
+
+
 def test_forty_rows_under_four_slots(airflow: RunningAirflow) -> None:
     """Regression: with tasks that wait for each other, Airflow's limits would starve the gang."""
     run = airflow.run("group_of_forty")
