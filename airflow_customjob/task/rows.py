@@ -39,6 +39,7 @@ class Look:
     :param ref: None: its owner has submitted nothing yet.
     :param task_state: of the owner's task; None also while the job runs, when nobody asks.
     :param over: the owner's task has ended: there will be no further generation.
+    :param trouble: what kept the job from being read; for people.
     """
 
     ref: dict[str, Any] | None = None
@@ -46,6 +47,7 @@ class Look:
     replicas: Sequence[ReplicaStatus] = ()
     task_state: str | None = None
     over: bool = False
+    trouble: str = ""
 
 
 class SharedLook:
@@ -60,12 +62,18 @@ class SharedLook:
     async def __call__(self) -> Look:
         async with self._lock:
             if time.monotonic() - self._at >= LOOK_EVERY:
-                self._seen = await self._look()
+                try:
+                    self._seen = await self._look()
+                except Exception as error:  # noqa: BLE001 - a row only reads: whatever hinders it, the job goes on
+                    self._seen = await self._without_the_job(f"the job cannot be read: {error}; trying again")
                 self._at = time.monotonic()
             return self._seen
 
+    async def _without_the_job(self, trouble: str) -> Look:
+        state = await ask_airflow(state_at, self._run)
+        return Look(self._seen.ref, None, (), state, state in ENDED_TASK, trouble)
+
     async def _look(self) -> Look:
-        """:raises EngineError: the job's engine does not answer."""
         ref = self._seen.ref or await xcom_at(self._run, REF)
         record: JobRecord | None = None
         replicas: tuple[ReplicaStatus, ...] = ()
@@ -138,11 +146,9 @@ class RowWatch:
         """Tell the replica's log, of every generation, until the owner's task has ended."""
         try:
             while True:
-                try:
-                    look = await self._look()
-                except EngineError as error:
-                    self._tell(f"the job's engine does not answer: {error}; trying again")
-                    look = Look()
+                look = await self._look()
+                if look.trouble:
+                    self._tell(look.trouble)
                 await self._follow(look)
                 if look.over:
                     return await self._end(look)

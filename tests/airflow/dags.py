@@ -68,6 +68,9 @@ for name, spec in (("ends", job(ENDS)), ("fails", job(FAILS)), ("ticks", job(TIC
 with DAG("group_times_out", schedule=None, dagrun_timeout=timedelta(seconds=15)):
     CustomJobTaskGroup("train", custom_job=job(TICKS), backend="process", deferrable=True)
 
+with DAG("group_in_one_slot", schedule=None, max_active_tasks=1):
+    CustomJobTaskGroup("train", custom_job=job(ENDS), backend="process", deferrable=False)
+
 with DAG("group_of_forty", schedule=None):
     forty = [
         {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": count, "containerSpec": SAYS_AND_SLEEPS}

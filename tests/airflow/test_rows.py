@@ -122,6 +122,32 @@ def test_all_rows_of_a_job_share_one_look(fake: FakeBackend, world: FakeWorld, a
     assert 2 <= len(asked) <= 12
 
 
+def test_a_row_reads_on_when_engine_or_airflow_did_not_answer(
+    fake: FakeBackend, world: FakeWorld, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.script("workerpool0-0", exits(0, says="trained", after=0.5))
+    airflow.states["train.run"] = ["running"]
+    told: list[str] = []
+    lines: list[str] = []
+
+    async def main() -> str:
+        watch = RowWatch(RUN, "workerpool0-0", sink=lambda line: lines.append(line.text), say=told.append)
+        watching = asyncio.create_task(watch.to_its_end())
+        client, job = await running(fake)
+        airflow.xcoms[rows.REF] = job.ref()
+        with monkeypatch.context() as broken:
+            broken.setattr(rows, "xcom_at", None)
+            broken.setattr(rows, "backend_of", lambda _: 1 / 0)
+            await asyncio.sleep(0.2)
+        await client.supervise(job.job_id, hold_removal=0.5)
+        airflow.states["train.run"] = ["success"]
+        return (await watching).state
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == "JOB_STATE_SUCCEEDED"
+    assert lines == ["trained"]
+    assert any(text.startswith("the job cannot be read: ") for text in told)
+
+
 @pytest.mark.parametrize(
     ("states", "cancelled"),
     [

@@ -41,6 +41,13 @@ def test_each_row_has_its_own_replicas_log(airflow: RunningAirflow) -> None:
     assert not remains("process", job_of(run))
 
 
+def test_one_slot_is_enough(airflow: RunningAirflow) -> None:
+    run = airflow.run("group_in_one_slot")
+    tasks = ended(run)
+    assert run.state() == "success", run.log_of(tasks["train.run"])
+    assert states(tasks) == dict.fromkeys([*REPLICAS, "train.plan", "train.run", "train.job"], "success")
+
+
 def test_a_failing_replica_fails_its_row_and_the_run(airflow: RunningAirflow) -> None:
     run = airflow.run("group_fails")
     tasks = ended(run)

@@ -107,6 +107,7 @@ def test_the_row_that_made_the_job_fail_has_failed_and_the_others_are_skipped(
 
 
 def test_retries_are_runs_and_rows_follow_them(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:
+    """Regression: a row that met ``run`` between two tries came back a day later."""
     world.script("workerpool0-0", exits(1), exits(0))
     dag = group_of("retried", fake, job_of(1), retries=1, retry_delay=timedelta(0))
     ran = run_dag(dag)
