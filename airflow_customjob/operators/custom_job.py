@@ -313,7 +313,7 @@ class CustomJobOperator(BaseOperator):
                 raise AirflowException(
                     f"this task's process was told to stop; job {driver.held.job_id} goes on, and the task's next try takes it over"
                 )
-            return await driver.supervise()
+            return await driver.supervise(in_a_hurry=killed)
 
     def _enough(self, record: Any) -> bool:
         from airflow_customjob.spec.job_state import JobState

@@ -62,10 +62,13 @@ class Driver:
                 await asyncio.wait([publishing], timeout=LAST_WORD)
                 publishing.cancel()
 
-    async def supervise(self, until: Callable[[JobRecord], bool] = lambda record: False) -> Job:
+    async def supervise(
+        self, until: Callable[[JobRecord], bool] = lambda record: False, *, in_a_hurry: bool = False
+    ) -> Job:
         """Drive the job until nothing of it is left; an engine that does not answer is waited for.
 
         :param until: leave it earlier, when this says so of its record.
+        :param in_a_hurry: this process is going to be killed: nothing is kept for others to read.
         :raises WrongEngine: the job is not to be found from here.
         :raises Fenced: somebody else has it now.
         :raises NoSuchJob: its record is gone.
@@ -81,7 +84,7 @@ class Driver:
                     say=self._say,
                     on_change=self._publisher.on_change,
                     positions=self._positions,
-                    hold_removal=self.held.hold_removal,
+                    hold_removal=0.0 if in_a_hurry else self.held.hold_removal,
                     until=until,
                 )
             except EngineError as error:

@@ -65,6 +65,9 @@ for name, spec in (("ends", job(ENDS)), ("fails", job(FAILS)), ("ticks", job(TIC
     with DAG(f"group_{name}", schedule=None):
         CustomJobTaskGroup("train", custom_job=spec, backend="process", deferrable=True)
 
+with DAG("group_ticks_sync", schedule=None):
+    CustomJobTaskGroup("train", custom_job=job(TICKS), backend="process", deferrable=False)
+
 with DAG("group_times_out", schedule=None, dagrun_timeout=timedelta(seconds=15)):
     CustomJobTaskGroup("train", custom_job=job(TICKS), backend="process", deferrable=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_customjob import CustomJobClient, ProcessBackend
 from tests.airflow.remains import remains, replicas
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
 
@@ -116,13 +117,17 @@ def test_a_group_that_is_cleared_starts_its_job_anew(airflow: RunningAirflow) ->
     wait_for("nothing left", lambda: not remains("process", job_id), 30)
 
 
-def test_a_run_that_is_marked_as_failed_leaves_nothing(airflow: RunningAirflow) -> None:
-    run = airflow.run("group_ticks")
+@pytest.mark.parametrize("dag_id", ["group_ticks", "group_ticks_sync"])
+def test_a_run_that_is_marked_as_failed_leaves_nothing(airflow: RunningAirflow, dag_id: str) -> None:
+    """Regression: a killed worker kept ended replicas for the rows, and had no time left to remove them."""
+    run = airflow.run(dag_id)
     job_id, _ = ticking(run)
     marked_at = time.time()
     run.end("failed")
     wait_for("nothing left", lambda: not remains("process", job_id), 30)
     print(f"\nrun marked failed: all gone after {time.time() - marked_at:.2f} s")
+    client = CustomJobClient(ProcessBackend(state_folder=str(airflow.home / "customjob")))
+    wait_for("no trace of its replicas", lambda: not client.get(job_id).replicas, 12, 0.5)
     assert run.state() == "failed"
     assert not {"running", "deferred"} & set(states(run.tasks()).values())
 
