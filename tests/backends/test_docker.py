@@ -8,8 +8,8 @@ import os
 import ssl
 import subprocess
 import zipfile
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import pytest
 
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
-from airflow_customjob.backends.docker import DockerBackend, builds, images
+from airflow_customjob.backends.docker import DockerBackend, builds, images, starts
+from airflow_customjob.backends.docker.access import access_of
 from airflow_customjob.backends.docker.api import Api
 from airflow_customjob.backends.docker.body import shm_bytes
 from airflow_customjob.backends.docker.engine import DockerEngine
@@ -335,6 +336,47 @@ def test_a_start_that_docker_refuses_shows_in_every_process() -> None:
 
 
 # -- networks -------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def another_process() -> AsyncIterator[DockerEngine]:
+    """A connection that shares nothing with the first one."""
+    engine = DockerEngine(DockerBackend(), await access_of(DockerBackend()))
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@docker
+def test_a_short_command_runs_once_whoever_starts_it() -> None:
+    """Regression: a second start waited for the first one's, found the container ended, and ran it again."""
+
+    async def check(bench: Bench) -> None:
+        plan, refs = await bench.created(*[prints(1)] * 12)
+        async with another_process() as other:
+            starters = (bench.engine, other) * 4
+            await asyncio.gather(*(engine.start(plan, refs) for engine in starters))
+            await bench.ended()
+            await asyncio.gather(*(engine.start(plan, refs) for engine in starters))
+        assert [await bench.texts(ref) for ref in refs] == [["line 0"]] * 12
+
+    on_docker(check)
+
+
+@docker
+def test_a_start_that_somebody_claimed_and_died_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "PATIENCE", 1.0)
+
+    async def check(bench: Bench) -> None:
+        plan, refs = await bench.created(prints(1))
+        async with another_process() as dead:
+            assert await dead._starts._claim(refs[0])
+        await bench.engine.start(plan, refs)
+        await bench.ended()
+        assert await bench.texts(refs[0]) == ["line 0"]
+
+    on_docker(check)
 
 
 @docker

@@ -31,9 +31,19 @@ from airflow_customjob.backends.docker.builds import Builds
 from airflow_customjob.backends.docker.events import EventHub
 from airflow_customjob.backends.docker.follow import read_log
 from airflow_customjob.backends.docker.gpus import Gpus
-from airflow_customjob.backends.docker.labels import JOB, KIND, KIND_END, KIND_RECORD, KIND_REPLICA, ref_of, seconds
+from airflow_customjob.backends.docker.labels import (
+    JOB,
+    KIND,
+    KIND_END,
+    KIND_RECORD,
+    KIND_REPLICA,
+    KIND_START,
+    ref_of,
+    seconds,
+)
 from airflow_customjob.backends.docker.networks import ensure_network, release_networks
 from airflow_customjob.backends.docker.records import Records, record_among
+from airflow_customjob.backends.docker.starts import Starts
 from airflow_customjob.backends.docker.status import Statuses
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 
@@ -50,6 +60,7 @@ class DockerEngine:
         self._statuses = Statuses(self._api, self._hub)
         self._records = Records(self._api)
         self._gpus = Gpus(self._api, backend.gpus)
+        self._starts = Starts(self._api)
         self._builds = Builds(self._api, backend.volumes)
 
     async def close(self) -> None:
@@ -116,6 +127,11 @@ class DockerEngine:
 
     async def _start(self, ref: ReplicaRef, files: Sequence[tuple[str, str]]) -> None:
         """Files are delivered here: whoever starts a replica may find it created by one who died before that."""
+        async with self._starts.turn(ref) as is_mine:
+            if is_mine:
+                await self._do_start(ref, files)
+
+    async def _do_start(self, ref: ReplicaRef, files: Sequence[tuple[str, str]]) -> None:
         what = f"start {ref.replica} (container {ref.name})"
         try:
             if files:
@@ -210,13 +226,16 @@ class DockerEngine:
 
     async def remove(self, refs: Sequence[ReplicaRef]) -> None:
         await _all(self._api.remove_container(ref.name) for ref in refs)
+        self._starts.forget(refs)
 
     async def release(self, job_id: JobId) -> None:
-        async def forget_ends() -> None:
-            ends = await self._api.volumes(of_job(job_id, KIND_END))
-            await _all(self._api.remove_volume(volume["Name"]) for volume in ends)
+        async def forget(kind: str) -> None:
+            volumes = await self._api.volumes(of_job(job_id, kind))
+            await _all(self._api.remove_volume(volume["Name"]) for volume in volumes)
 
-        await _all([release_networks(self._api, job_id), forget_ends(), self._gpus.release(job_id)])
+        await _all(
+            [release_networks(self._api, job_id), forget(KIND_START), forget(KIND_END), self._gpus.release(job_id)]
+        )
 
     # -- records ------------------------------------------------------------------------------------------------------
 

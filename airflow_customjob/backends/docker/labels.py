@@ -36,10 +36,11 @@ STATE = f"{PREFIX}state"
 EXECUTOR = f"{PREFIX}executor-image"
 PACKAGES = f"{PREFIX}packages"
 
-KIND_REPLICA, KIND_NETWORK, KIND_RECORD, KIND_END, KIND_GPU, KIND_BUILD = (
+KIND_REPLICA, KIND_NETWORK, KIND_RECORD, KIND_START, KIND_END, KIND_GPU, KIND_BUILD = (
     "replica",
     "network",
     "record",
+    "start",
     "end",
     "gpu",
     "build",
@@ -84,6 +85,10 @@ def network_name(job_id: JobId, generation: int) -> str:
 def bridge_name(network: str) -> str:
     """Of the Linux interface behind a network: at most 15 characters, a pure function of the network's name."""
     return f"cj{hashlib.sha256(network.encode()).hexdigest()[:13]}"
+
+
+def start_name(ref: ReplicaRef, turn: int) -> str:
+    return f"{ref.name}-start-{turn}"
 
 
 def end_name(ref: ReplicaRef) -> str:

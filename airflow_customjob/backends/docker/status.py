@@ -117,6 +117,8 @@ class Statuses:
     async def _ending(self, ident: str, state: dict[str, Any]) -> Ending:
         code = int(state["ExitCode"])
         started, finished = seconds(state["StartedAt"]), seconds(state["FinishedAt"])
+        if started is not None and finished is not None:
+            started = min(started, finished)  # Docker notes the start of a short command after its end
         error = state["Error"]
         if started is None and _NOT_THE_USERS.search(error):
             return Ending(Phase.LOST, None, Reason.LOST, f"it could not be started: {error}", None, None)

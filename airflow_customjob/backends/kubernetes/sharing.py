@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from airflow_customjob.backends.base import EngineError
 from airflow_customjob.backends.kubernetes.api import Api
 from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
 from airflow_customjob.backends.kubernetes.engine import KubernetesEngine
+from airflow_customjob.backends.sharing import Connections
 
 IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a Pod finds the token and the namespace of its own service account."""
 
 
-@dataclass
-class _Shared:
-    """:param users: how many hold it; the last one closes it."""
-
-    engine: KubernetesEngine | None = None
-    users: int = 0
-    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+_connections: Connections[KubernetesEngine] = Connections()
 
 
-_connections: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, _Shared]] = WeakKeyDictionary()
+def connection(backend: KubernetesBackend) -> AbstractAsyncContextManager[KubernetesEngine]:
+    """The running loop's connection to this cluster, and its one watch."""
 
+    async def connect() -> KubernetesEngine:
+        return KubernetesEngine(backend, await api_of(backend))
 
-@asynccontextmanager
-async def connection(backend: KubernetesBackend) -> AsyncIterator[KubernetesEngine]:
-    """The running loop's connection to this cluster; made by the first who asks, closed by the last who leaves."""
-    known = _connections.setdefault(asyncio.get_running_loop(), {})
-    key = (backend, os.environ.get("KUBECONFIG"))
-    shared = known.setdefault(key, _Shared())
-    shared.users += 1
-    try:
-        async with shared.opening:
-            if shared.engine is None:
-                shared.engine = KubernetesEngine(backend, await api_of(backend))
-        yield shared.engine
-    finally:
-        shared.users -= 1
-        if not shared.users:
-            known.pop(key, None)
-            if shared.engine is not None:
-                await shared.engine.close()
+    return _connections.share((backend, os.environ.get("KUBECONFIG")), connect)
 
 
 async def api_of(backend: KubernetesBackend) -> Api:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_customjob.backends.base import Engine, ReplicaRef
 from airflow_customjob.backends.process.folders import Folders
 from airflow_customjob.backends.process.requests import request_of
+from airflow_customjob.backends.sharing import Connections
 from airflow_customjob.plan.capabilities import capabilities_of
 from airflow_customjob.plan.types import Capabilities, JobPlan
 
@@ -20,15 +19,7 @@ if TYPE_CHECKING:
     from airflow_customjob.backends.process.engine import ProcessEngine
 
 
-@dataclass
-class _Shared:
-    """A connection, and how many use it."""
-
-    engine: ProcessEngine
-    users: int = 0
-
-
-_open: dict[object, _Shared] = {}
+_connections: Connections[ProcessEngine] = Connections()
 
 
 @dataclass(frozen=True)
@@ -64,23 +55,13 @@ class ProcessBackend:
     def capabilities(self) -> Capabilities:
         return capabilities_of("process")
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Engine]:
-        from airflow_customjob.backends.process.engine import ProcessEngine
+    def open(self) -> AbstractAsyncContextManager[Engine]:
+        async def connect() -> ProcessEngine:
+            from airflow_customjob.backends.process.engine import ProcessEngine
 
-        loop = asyncio.get_running_loop()
-        key = (loop, self, self.folders)
-        shared = _open.get(key)
-        if shared is None:
-            shared = _open[key] = _Shared(ProcessEngine(self))
-        shared.users += 1
-        try:
-            yield shared.engine
-        finally:
-            shared.users -= 1
-            if not shared.users:
-                del _open[key]
-                shared.engine.close()
+            return ProcessEngine(self)
+
+        return _connections.share((self, self.folders), connect)
 
     def render(self, plan: JobPlan) -> list[dict[str, Any]]:
         rendered = []

@@ -54,7 +54,7 @@ class ProcessEngine:
         self._inotify = Inotify()
         self._sampled: dict[ReplicaRef, tuple[float, float]] = {}
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._inotify.close()
 
     async def identity(self) -> str:
