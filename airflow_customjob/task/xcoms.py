@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -41,6 +42,9 @@ OURS = ("generation", "attempt", "revision", "message")
 this was so; why it waits."""
 EVERY = 2.0
 """Seconds between two values of one key, unless the job's state changes."""
+REPEAT = 30.0
+"""Seconds after which a value is stored again although nothing has changed: a try before this one may have written over it
+in the moment in which it was being stopped."""
 
 Push = Callable[[str, Any], Awaitable[None]]
 
@@ -103,7 +107,7 @@ class Publisher:
         self._latest: tuple[JobRecord, Sequence[ReplicaStatus]] | None = None
         self._news = asyncio.Event()
         self._closed = False
-        self._pushed: dict[str, Any] = {POSITIONS: dict(positions or {})}
+        self._pushed: dict[str, tuple[Any, float]] = {POSITIONS: (dict(positions or {}), math.inf)}
 
     def on_change(self, record: JobRecord, replicas: Sequence[ReplicaStatus]) -> None:
         """For the supervisor."""
@@ -142,14 +146,25 @@ class Publisher:
             await self._changed(POSITIONS, older, lambda: older)
 
     async def _changed(self, key: str, version: object, value: Callable[[], Any]) -> None:
-        if self._pushed.get(key) == version:
+        pushed, again_at = self._pushed.get(key, (None, 0.0))
+        if pushed == version and time.monotonic() < again_at:
             return
         try:
             await self._push(key, value())
         except Exception as error:  # noqa: BLE001 - what is shown must not hinder the job; the next turn tries again
             log.warning("XCom %s could not be pushed (%s); trying again", key, error)
         else:
-            self._pushed[key] = version
+            self._pushed[key] = version, math.inf if key == POSITIONS else time.monotonic() + REPEAT
+
+
+def is_older(value: Any, stored: Any) -> bool:
+    """Whether a later generation has told its state already: this is a try that is being stopped, and too late."""
+    return 0 < _generation(value) < _generation(stored)
+
+
+def _generation(value: Any) -> int:
+    """0: it has none."""
+    return int(value.get("generation", 0)) if isinstance(value, Mapping) else 0
 
 
 def push_at(where: Mapping[str, str]) -> Push:
@@ -158,6 +173,8 @@ def push_at(where: Mapping[str, str]) -> Push:
     async def push(key: str, value: Any) -> None:
         from airflow.sdk.execution_time.xcom import XCom
 
+        if _generation(value) and is_older(value, await xcom_at(where, key)):
+            return
         await ask_airflow(XCom.set, key=key, value=value, **_address(where))
 
     return push

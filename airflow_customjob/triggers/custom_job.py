@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ENDED, TIMED_OUT, LOST_IT = "ended", "timed out", "lost it"
 """What an event says: see the job's record; so, because of ``execution_timeout``; somebody else has the job now."""
 
+SUPERSEDED = 60.0
+"""Seconds that a trigger waits for Airflow to cancel it when a later try of its own task has the job: an event of its own
+would be too late, and might be taken for that try's."""
 ASK_AGAIN = 1.0
 """Seconds between two attempts to read the task's state."""
 HANDOVER = 2.0
@@ -64,6 +67,8 @@ class CustomJobTrigger(BaseTrigger):
                     await driver.supervise()
         except Fenced as fenced:
             what, message = LOST_IT, str(fenced)
+            if fenced.found is not None and fenced.found.owner.where == Held.from_json(self.held).owner.where:
+                await asyncio.sleep(SUPERSEDED)
         yield TriggerEvent({"what": what, "message": message})  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:

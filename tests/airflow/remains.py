@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 
@@ -40,6 +41,13 @@ def _docker(*args: str) -> list[str]:
 
 
 def _processes(job_id: str) -> list[str]:
+    """Processes of the job that stay for more than a moment: one that is just being forked or reaped is no replica."""
+    before = _scan(job_id)
+    time.sleep(0.05)
+    return sorted(set(before) & set(_scan(job_id))) if before else []
+
+
+def _scan(job_id: str) -> list[str]:
     """Processes that were given the job's id in their environment, and their start times."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

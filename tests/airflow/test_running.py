@@ -105,6 +105,7 @@ def test_a_deferred_task_that_is_marked_failed_leaves_nothing(airflow: RunningAi
 
 
 def test_a_deferred_task_that_is_cleared_starts_anew(airflow: RunningAirflow, backend: str) -> None:
+    """Also a regression: the old try's trigger saw that it had lost the job, and its event failed the new try."""
     run = airflow.run(f"ticks_deferred_{backend}")
     job_id, before = ticking(run, backend)
     cleared_at = time.time()

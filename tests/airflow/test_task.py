@@ -199,6 +199,39 @@ def test_an_xcom_that_cannot_be_pushed_is_pushed_again(monkeypatch: pytest.Monke
     assert len(pushed.of(xcoms.JOB)) == 1
 
 
+def test_what_another_try_wrote_over_is_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the try before, being stopped, stored its last state over that of the job started anew, which stayed."""
+    monkeypatch.setattr(xcoms, "EVERY", 0.05)
+    monkeypatch.setattr(xcoms, "REPEAT", 0.2)
+    pushed = Pushed()
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(pushed)
+        running = asyncio.create_task(publisher.run())
+        publisher.on_change(a_record(), [])
+        await asyncio.sleep(0.7)
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert 2 <= len(pushed.of(xcoms.JOB)) <= 5
+
+
+@pytest.mark.parametrize(
+    ("value", "stored", "older"),
+    [
+        ({"generation": 1}, {"generation": 2}, True),
+        ({"generation": 2}, {"generation": 2}, False),
+        ({"generation": 2}, {"generation": 1}, False),
+        ({"generation": 1}, None, False),
+        ({"replica": "position"}, {"generation": 2}, False),
+        ("4711", {"generation": 2}, False),
+    ],
+)
+def test_a_try_that_is_too_late_is_told_by_its_generation(value: Any, stored: Any, older: bool) -> None:
+    assert xcoms.is_older(value, stored) is older
+
+
 def test_positions_go_out_one_turn_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xcoms, "EVERY", 0.1)
     pushed, positions = Pushed(), {"a": "1"}
