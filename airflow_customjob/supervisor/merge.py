@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 
 from airflow_customjob.backends.base import Engine, EngineError, LogLine, ReplicaRef
 from airflow_customjob.plan.types import JobId
+from airflow_customjob.supervisor.listening import listening
 from airflow_customjob.supervisor.record import decode
 
 LOOK_AGAIN = 2.0
@@ -49,7 +50,8 @@ async def _read_all(
     readers: dict[ReplicaRef, asyncio.Task[None]] = {}
     ended = False
     try:
-        async with _changes(engine, job_id) as changed:
+        changed = asyncio.Event()
+        async with listening(engine, job_id, changed, again=RETRY):
             while not ended:
                 changed.clear()
                 with suppress(EngineError):
@@ -86,25 +88,3 @@ async def _read(engine: Engine, ref: ReplicaRef, tail: int | None, lines: asynci
 async def _there(engine: Engine, job_id: JobId, replica: str | None) -> Sequence[ReplicaRef]:
     refs = (status.ref for status in await engine.observe(job_id))
     return sorted(ref for ref in refs if replica in (None, ref.replica))
-
-
-@asynccontextmanager
-async def _changes(engine: Engine, job_id: JobId) -> AsyncIterator[asyncio.Event]:
-    """Set whenever the engine tells of a change; one that cannot be reached tells none."""
-    changed = asyncio.Event()
-
-    async def pump() -> None:
-        while True:
-            with suppress(EngineError):
-                async with engine.watch(job_id) as events:
-                    changed.set()
-                    async for _ in events:
-                        changed.set()
-            await asyncio.sleep(RETRY)
-
-    pumping = asyncio.create_task(pump())
-    try:
-        yield changed
-    finally:
-        pumping.cancel()
-        await asyncio.gather(pumping, return_exceptions=True)

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ParamSpec, overload
 
@@ -30,6 +30,7 @@ from airflow_customjob.plan.job_plan import make_plan
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 from airflow_customjob.supervisor import ownership
 from airflow_customjob.supervisor.follow import DRAIN_BUDGET, LogFollower, Sink
+from airflow_customjob.supervisor.listening import listening
 from airflow_customjob.supervisor.record import JobRecord, Owner, decode, encode
 from airflow_customjob.supervisor.rules import (
     Create,
@@ -139,7 +140,7 @@ class Supervisor:
         :raises Fenced: somebody else owns the job.
         """
         trouble = _Trouble(self._say, self._clock)
-        async with _listening(self._engine, self._job_id, self._heard):
+        async with listening(self._engine, self._job_id, self._heard, again=WATCH_AGAIN):
             try:
                 while True:
                     self._heard.clear()
@@ -355,27 +356,6 @@ class Supervisor:
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._heard.wait()
-
-
-@asynccontextmanager
-async def _listening(engine: Engine, job_id: JobId, heard: asyncio.Event) -> AsyncIterator[None]:
-    """Turns an engine's events into an :class:`asyncio.Event`; also one that cannot be reached at first, or breaks off."""
-
-    async def pump() -> None:
-        while True:
-            with suppress(EngineError):
-                async with engine.watch(job_id) as events:
-                    heard.set()
-                    async for _ in events:
-                        heard.set()
-            await asyncio.sleep(WATCH_AGAIN)
-
-    pumping = asyncio.create_task(pump())
-    try:
-        yield
-    finally:
-        pumping.cancel()
-        await asyncio.gather(pumping, return_exceptions=True)
 
 
 def _harmless(call: Callable[P, object], name: str) -> Callable[P, None]:
