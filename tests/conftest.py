@@ -43,10 +43,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needed = [name for name in ENGINE_MARKERS if item.get_closest_marker(name)]
         for why in filter(None, map(why_not, needed)):
             item.add_marker(pytest.mark.skip(reason=why))
+        item.add_marker(pytest.mark.xdist_group(_lane(item)))
         if "docker" in needed and not why_not("docker"):
             os.environ.setdefault("DOCKER_HOST", exports()["DOCKER_HOST"])
         if "kubernetes" in needed and not why_not("kubernetes"):
             os.environ.setdefault("KUBECONFIG", exports()["KUBECONFIG"])
+
+
+def _lane(item: pytest.Item) -> str:
+    """Tests that share something costly, an Airflow or an engine, run one after the other (with ``--dist loadgroup``)."""
+    return next((name for name in ("airflow", *ENGINE_MARKERS) if item.get_closest_marker(name)), "pure")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
