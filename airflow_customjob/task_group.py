@@ -46,6 +46,7 @@ class CustomJobTaskGroup(TaskGroup):
     :param rows: ``"replica"``, ``"pool"`` (one row for all of its replicas) or ``"none"``. None: a row per replica in pools of up
         to 200, and a row per pool above that.
     :param row_grace: seconds that ended replicas are kept, for their rows to read the last lines; the job ends so much later.
+    :param outlets: of ``job``: its assets are told where the model is, see :mod:`~airflow_customjob.task.outlets`.
     :param default_args: of all tasks of the group.
     :param tooltip: as every group's.
     :param group_display_name: as every group's.
@@ -60,6 +61,7 @@ class CustomJobTaskGroup(TaskGroup):
         backend: Any = None,
         rows: str | None = None,
         row_grace: float = ROW_GRACE,
+        outlets: Any = None,
         default_args: dict[str, Any] | None = None,
         tooltip: str = "",
         group_display_name: str = "",
@@ -84,7 +86,9 @@ class CustomJobTaskGroup(TaskGroup):
             )
             hold = 0.0 if rows == "none" else row_grace
             self.run = CustomJobOperator(task_id=RUN, hold_removal=hold, **job, **run)
-            self.job = CustomJobResultOperator(task_id="job", run_task_id=self.run.task_id, trigger_rule="all_done")
+            self.job = CustomJobResultOperator(
+                task_id="job", run_task_id=self.run.task_id, trigger_rule="all_done", outlets=outlets
+            )
             plan >> self.run >> self.job
             if pools is None and rows != "none":
                 plan >> self._rows("replicas", plan.output) >> self.job

@@ -49,7 +49,8 @@ class CustomJobOperator(BaseOperator):
 
     The task succeeds when the job does, and returns the CustomJob as ``CustomJob.to_dict`` of google-cloud-aiplatform gives
     it. Every replica's output is in the task's log as it is written, also while the task is deferred. A retry takes over a job
-    that still runs or has succeeded; a clear, or a changed spec, starts it anew.
+    that still runs or has succeeded; a clear, or a changed spec, starts it anew. Assets among ``outlets`` are told where the model
+    is and how good: see :mod:`~airflow_customjob.task.outlets`.
 
     :param custom_job: a CustomJob or CustomJobSpec: a dict in any spelling, YAML or JSON text, the path of such a file
         (relative to the DAG's file), or a message of this package or of google-cloud-aiplatform. Each string in it is a
@@ -211,7 +212,7 @@ class CustomJobOperator(BaseOperator):
                 method_name=self.execute_complete.__name__,
                 timeout=None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + BACKSTOP,
             )
-        return self._result(outcome)
+        return self._result(outcome, context)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Called when a trigger has come to its end: what the job's record says counts.
@@ -223,7 +224,7 @@ class CustomJobOperator(BaseOperator):
         job = self._run(lambda stopping: self._later_leg(stopping, context))
         if what == TIMED_OUT:
             raise AirflowTaskTimeout(f"execution_timeout of {self.execution_timeout} is over. {job.error}")
-        return self._result(job)
+        return self._result(job, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's; where the trigger crashed, or did not end in time, the job is cancelled first."""
@@ -366,8 +367,13 @@ class CustomJobOperator(BaseOperator):
             return None
         return (context["ti"].start_date + self.execution_timeout).timestamp()
 
-    def _result(self, job: Job) -> dict[str, Any]:
+    def _result(self, job: Job, context: Context) -> dict[str, Any]:
+        from airflow_customjob.task import outlets, xcoms
+
         if job.state.succeeded or self._enough(job.record):
+            told = outlets.output_of(job)
+            context["ti"].xcom_push(xcoms.OUTPUT, told)
+            outlets.tell_assets(context, self.outlets, told)
             return job.to_dict()
         raise AirflowException(f"job {job.job_id} ended as {job.state.name}: {job.error}")
 

@@ -186,11 +186,14 @@ class CustomJobResultOperator(BaseOperator):
         self.run_task_id = run_task_id
 
     def execute(self, context: Context) -> Any:
-        from airflow_customjob.task.xcoms import JOB
+        from airflow_customjob.task.outlets import tell_assets
+        from airflow_customjob.task.xcoms import JOB, OUTPUT
 
         _, run = _places(context, self.run_task_id)
         match state_at(run):
             case "success":
+                told = context["ti"].xcom_pull(task_ids=self.run_task_id, key=OUTPUT)
+                tell_assets(context, self.outlets, told or {})
                 return context["ti"].xcom_pull(task_ids=self.run_task_id)
             case "skipped":
                 raise AirflowSkipException(f"{self.run_task_id} was skipped")

@@ -7,6 +7,7 @@ key                       value
 ``custom_job_ref``        the job's id, backend and engine: enough to find it from elsewhere
 ``custom_job``            the CustomJob as Vertex AI's REST API gives it, and :data:`OURS`
 ``custom_job_replicas``   one list a property, one element a replica
+``custom_job_output``     where its model is and how good: what assets are told, see :mod:`~airflow_customjob.task.outlets`
 ``custom_job_positions``  of the log lines that were told already; for the next triggerer
 ========================  ============================================================================
 """
@@ -30,11 +31,12 @@ from airflow_customjob.task.comms import ask_airflow
 
 log = logging.getLogger(__name__)
 
-ID, REF, JOB, REPLICAS, POSITIONS = (
+ID, REF, JOB, REPLICAS, OUTPUT, POSITIONS = (
     "custom_job_id",
     "custom_job_ref",
     "custom_job",
     "custom_job_replicas",
+    "custom_job_output",
     "custom_job_positions",
 )
 OURS = ("generation", "attempt", "revision", "message")
