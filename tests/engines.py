@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -35,8 +36,8 @@ def why_not(engine: str) -> str:
 @cache
 def exports(instance: int = 0) -> dict[str, str]:
     """The variables that ``dev/engines env`` exports."""
-    lines = dev_engines("env", instance=instance).stdout.splitlines()
-    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+    words = shlex.split(dev_engines("env", instance=instance).stdout)
+    return dict(word.split("=", 1) for word in words if word != "export")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ def run_dag(
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow]:
+    if why := why_not("postgres"):
+        pytest.skip(why)
     home = tmp_path_factory.mktemp("airflow")
     (home / "dags").mkdir()
     shutil.copy(Path(__file__).with_name("dags.py"), home / "dags" / "jobs.py")

@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.postgres import airflow_database
+
 T = TypeVar("T")
 
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -53,6 +55,7 @@ class RunningAirflow:
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self._port}/execution/",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__FERNET_KEY": "b25seS1mb3ItdGhpcy10ZXN0LW9ubHktZm9yLXRlc3Q=",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
@@ -73,18 +76,24 @@ class RunningAirflow:
     @contextmanager
     def up(self) -> Iterator[RunningAirflow]:
         """Inside, it runs, and its DAGs are there to be triggered."""
-        subprocess.run([*_AIRFLOW, "db", "migrate"], env=self.environ, check=True, capture_output=True, timeout=120)
+        with airflow_database() as url:
+            self.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = url
+            with self._started():
+                yield self
+
+    @contextmanager
+    def _started(self) -> Iterator[None]:
+        (self.home / "airflow.cfg").touch()  # else each component writes one, at the same time
         try:
             for name in COMPONENTS:
                 self.start(name)
-            wait_for("a healthy Airflow", self._is_healthy, 120, 0.5)
-            yield self
+            wait_for("a healthy Airflow", self._is_healthy, 120, 0.2)
+            yield
         finally:
             for name in list(self._processes):
-                self.kill(name, signal.SIGTERM)
-            for name in list(self._processes):
+                self.kill(name)
                 self._end(name)
-            for folder in Path("/proc").glob("[0-9]*"):  # replicas of a test that failed
+            for folder in Path("/proc").glob("[0-9]*"):  # tasks, and replicas of a test that failed
                 with suppress(OSError):
                     if f"AIRFLOW_HOME={self.home}".encode() in (folder / "environ").read_bytes():
                         os.kill(int(folder.name), signal.SIGKILL)
