@@ -4,7 +4,8 @@ The trainer beside this file, ``digits/trainer``, is an ordinary Python package:
 writes its model to AIP_MODEL_DIR. It runs unchanged on Vertex AI, where ``baseOutputDirectory`` is a bucket and
 ``packageUris`` is in one.
 
-``[customjob] default_backend`` chooses where it runs: ``process`` needs nothing more, ``docker`` needs a Docker that answers.
+``[customjob] default_backend`` chooses where it runs: ``process`` needs nothing more, ``docker`` needs a Docker that answers,
+``kubernetes`` a cluster whose nodes see this machine's folders (a node that is this machine, a shared file system).
 Everything is written below the folder that CUSTOMJOB_EXAMPLE_FOLDER names.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from airflow.sdk import DAG, task
 from airflow.sdk.configuration import conf
 
-from airflow_customjob import CustomJobOperator, DockerBackend, ProcessBackend
+from airflow_customjob import CustomJobOperator, DockerBackend, KubernetesBackend, ProcessBackend
 
 SOURCE = Path(__file__).parent / "digits"
 FOLDER = Path(
@@ -30,7 +31,16 @@ FOLDER = Path(
 BACKEND = conf.get("customjob", "default_backend", fallback="process")
 OUTPUT = FOLDER / BACKEND
 # On Vertex AI the output goes to a bucket. Here it is a folder of this machine, which containers see under the same path.
-BACKENDS = {"process": ProcessBackend(), "docker": DockerBackend(volumes=(f"{OUTPUT}:{OUTPUT}",))}
+SHARED = {
+    "volumes": [{"name": "output", "hostPath": {"path": str(OUTPUT), "type": "Directory"}}],
+    "containers": [{"name": "replica", "volumeMounts": [{"name": "output", "mountPath": str(OUTPUT)}]}],
+}
+BACKENDS = {
+    "process": ProcessBackend(),
+    "docker": DockerBackend(volumes=(f"{OUTPUT}:{OUTPUT}",)),
+    # A small cluster need not have four vCPUs free for each replica.
+    "kubernetes": KubernetesBackend(machine_types={"*": {}}, pod_template={"spec": SHARED}),
+}
 # Any image with Python and pip: on Vertex AI one of its prebuilt training images.
 IMAGE = os.environ.get("CUSTOMJOB_EXAMPLE_IMAGE", "python:3.11-slim")
 

@@ -112,6 +112,12 @@ def test_the_demo_trains_one_model_on_docker(root: Path, tmp_path: Path) -> None
     _check_demo(_demo(root, tmp_path, "docker"), tmp_path, "docker")
 
 
+@pytest.mark.airflow
+@pytest.mark.kubernetes
+def test_the_demo_trains_one_model_on_kubernetes(root: Path, tmp_path: Path) -> None:
+    _check_demo(_demo(root, tmp_path, "kubernetes"), tmp_path, "kubernetes")
+
+
 # -- the trainer ----------------------------------------------------------------------------------------------------
 
 
