@@ -48,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             os.environ.setdefault("DOCKER_HOST", exports()["DOCKER_HOST"])
         if "kubernetes" in needed and not why_not("kubernetes"):
             os.environ.setdefault("KUBECONFIG", exports()["KUBECONFIG"])
+            os.environ["PATH"] = exports().get("PATH", os.environ["PATH"])  # with a kubectl, where there was none
 
 
 def _lane(item: pytest.Item) -> str:

@@ -36,7 +36,9 @@ kubernetes_why() {
 
 kubernetes_env() {
   local config
-  config=$(kube_config) && echo "export KUBECONFIG=$config" || true
+  config=$(kube_config) || return 0
+  echo "export KUBECONFIG=$config"
+  command -v kubectl >/dev/null || printf 'export PATH=%q\n' "$KUBE_BIN:$PATH"
 }
 
 kube_tool() { # the first of the known tools that is installed and can be used
