@@ -43,6 +43,19 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A text as long as the job is large, of which only the middle differs between replicas."""
+
+    head: str
+    own: str
+    tail: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.head}{self.own}{self.tail}"
+
+
+@dataclass(frozen=True)
 class Work:
     """What CLUSTER_SPEC says of a pool's task: all empty for a container."""
 
@@ -72,34 +85,35 @@ class Cluster:
             pools.setdefault(f"workerpool{member.pool}", []).append(member.address)
             if (task := tf_task(member.pool)) != EVALUATOR:
                 tasks.setdefault(task, []).append(member.address)
-        self._cluster = json.dumps(pools)
-        self._tf_cluster = json.dumps(tasks)
+        self._head = _head(pools) + '"task": '
+        self._tail = f', "open_ports": [{master[1]}]}}'
+        self._tf_head = _head(tasks) + '"job": '
 
     @property
     def _single(self) -> bool:
         return len(self._members) == 1
 
-    def spec_variables(self, member: Member, work: Work) -> dict[str, str]:
+    def spec_variables(self, member: Member, work: Work) -> dict[str, Parts]:
         """CLUSTER_SPEC, and TF_CONFIG where more than one replica is."""
         form = self._options.single_replica
         if self._options.cluster_spec is ClusterSpec.NONE or (self._single and form is SingleReplica.UNSET):
             return {}
-        pool, cluster = f"workerpool{member.pool}", self._cluster
+        pool, head = f"workerpool{member.pool}", self._head
         if self._single and form is SingleReplica.CHIEF:
-            pool, cluster = "chief", json.dumps({"chief": [member.address]})
-        variables = {"CLUSTER_SPEC": self._cluster_spec(cluster, pool, member.index, work)}
+            pool, head = "chief", _head({"chief": [member.address]}) + '"task": '
+        variables = {"CLUSTER_SPEC": self._cluster_spec(head, pool, member.index, work)}
         if not self._single:
             variables["TF_CONFIG"] = self._tf_config(member, work)
         return variables
 
-    def _cluster_spec(self, cluster: str, pool: str, index: int, work: Work) -> str:
+    def _cluster_spec(self, head: str, pool: str, index: int, work: Work) -> Parts:
         task = json.dumps({"type": pool, "index": index, **self._trial()})
         job = json.dumps(json.dumps(work.as_dict(), separators=(",", ":")))
-        return f'{{"cluster": {cluster}, "environment": "cloud", "task": {task}, "job": {job}, "open_ports": [{self._master[1]}]}}'
+        return Parts(head, f'{task}, "job": {job}', self._tail)
 
-    def _tf_config(self, member: Member, work: Work) -> str:
+    def _tf_config(self, member: Member, work: Work) -> Parts:
         task = json.dumps({"type": tf_task(member.pool), "index": member.index, **self._trial(), "cloud": self._job_id})
-        return f'{{"cluster": {self._tf_cluster}, "environment": "cloud", "job": {json.dumps(work.as_dict())}, "task": {task}}}'
+        return Parts(self._tf_head, f'{json.dumps(work.as_dict())}, "task": {task}', "}")
 
     def _trial(self) -> dict[str, str]:
         return {} if self._options.trial_id is None else {"trial": self._options.trial_id}
@@ -115,6 +129,10 @@ class Cluster:
             "MASTER_ADDR": host,
             "MASTER_PORT": str(port),
         }
+
+
+def _head(cluster: Mapping[str, Sequence[str]]) -> str:
+    return f'{{"cluster": {json.dumps(cluster)}, "environment": "cloud", '
 
 
 def tf_task(pool: int) -> str:
@@ -150,9 +168,6 @@ def directory_variables(output_uri_prefix: str, trial_id: str | None) -> dict[st
     }
 
 
-def as_files(variables: Mapping[str, str]) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
-    """The same as files: variables ``<NAME>_FILE`` with their paths, and paths with their content."""
-    paths = {name: f"{FILES}/{name.lower()}.json" for name in variables}
-    return {f"{name}_FILE": path for name, path in paths.items()}, tuple(
-        (paths[name], text) for name, text in variables.items()
-    )
+def file_of(name: str) -> str:
+    """Where a replica finds this variable's value where that is a file; ``<NAME>_FILE`` says so."""
+    return f"{FILES}/{name.lower()}.json"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from airflow_customjob.plan import environment
 from airflow_customjob.plan.capabilities import support_notes, support_problems, without_gpus
-from airflow_customjob.plan.environment import MASTER_PORT, MAX_VARIABLE, PORT, Cluster, Member, Work
+from airflow_customjob.plan.environment import MASTER_PORT, MAX_VARIABLE, PORT, Cluster, Member, Work, file_of
 from airflow_customjob.plan.expansion import expand
 from airflow_customjob.plan.identity import host_of, network_of
 from airflow_customjob.plan.types import (
@@ -29,6 +29,7 @@ from airflow_customjob.plan.types import (
     Prepared,
     ReplicaPlan,
     Resources,
+    SharedText,
 )
 from airflow_customjob.spec.machines import machine
 from airflow_customjob.spec.message import AcceleratorType, CustomJob, MachineSpec, WorkerPoolSpec
@@ -104,12 +105,11 @@ def plan_or_problems(
         for rank, ((pool, _), member, host) in enumerate(zip(places, members, hosts, strict=True))
     ]
     context = _Context(cluster, job_id, options, directories)
-    replicas = tuple(_replica(seat, context) for seat in seats)
     problems = [
         *_option_problems(options),
         *support_problems(job, capabilities, options.ignore_fields),
         *_command_problems(pools, capabilities),
-        *_size_problems(replicas, options),
+        *_size_problems((_replica(seat, context) for seat in _last_of_each_pool(seats)), options),
         *_secret_problems(pools, options),
     ]
     if problems:
@@ -122,7 +122,7 @@ def plan_or_problems(
         digest=request_digest(request),
         network=network,
         pools=tuple(pool.plan for pool in pools),
-        replicas=replicas,
+        replicas=tuple(_replica(seat, context) for seat in seats),
         timeout=seconds(scheduling.timeout) or DEFAULT_TIMEOUT,
         disable_retries=scheduling.disable_retries,
         restart_job_on_worker_restart=scheduling.restart_job_on_worker_restart and not scheduling.disable_retries,
@@ -130,6 +130,7 @@ def plan_or_problems(
         prepared=prepared,
         labels=tuple(sorted(job.labels.items())),
         service_account=job.job_spec.service_account,
+        shared=_shared(seats[0], context) if seats else (),
         notes=(
             *support_notes(job, capabilities, options.ignore_fields),
             *_image_notes(pools),
@@ -272,11 +273,14 @@ def _replica(seat: _Seat, context: _Context) -> ReplicaPlan:
 
 
 def _service_variables(seat: _Seat, context: _Context) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
-    """What Vertex AI sets, and what of it lies in files."""
-    variables = context.cluster.spec_variables(seat.member, seat.pool.work)
+    """What Vertex AI sets, and what of its own the replica has in files."""
+    spec = context.cluster.spec_variables(seat.member, seat.pool.work)
     files: tuple[tuple[str, str], ...] = ()
     if context.options.cluster_spec is ClusterSpec.FILE:
-        variables, files = environment.as_files(variables)
+        variables = {f"{name}_FILE": file_of(name) for name in spec}
+        files = tuple((file_of(name), parts.own) for name, parts in spec.items())
+    else:
+        variables = {name: parts.text for name, parts in spec.items()}
     variables |= context.cluster.rank_variables(seat.rank)
     variables |= environment.service_variables(
         context.job_id, context.options, seat.pool.work, container=seat.pool.plan.package is None
@@ -284,6 +288,13 @@ def _service_variables(seat: _Seat, context: _Context) -> tuple[dict[str, str], 
     variables |= context.directories
     variables["HOSTNAME"] = seat.host
     return variables, files
+
+
+def _shared(seat: _Seat, context: _Context) -> tuple[SharedText, ...]:
+    if context.options.cluster_spec is not ClusterSpec.FILE:
+        return ()
+    spec = context.cluster.spec_variables(seat.member, seat.pool.work)
+    return tuple(SharedText(file_of(name), parts.head, parts.tail) for name, parts in spec.items())
 
 
 def _with_user_variables(service: Mapping[str, str], user: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -309,7 +320,12 @@ def _command_problems(pools: Sequence[_Pool], capabilities: Capabilities) -> Ite
             yield Problem(f"{pool.path}.command", message, None, "command-required")
 
 
-def _size_problems(replicas: Sequence[ReplicaPlan], options: JobOptions) -> Iterator[Problem]:
+def _last_of_each_pool(seats: Sequence[_Seat]) -> Iterator[_Seat]:
+    """Whose variables are the longest of their pool: what is too long is found before there are a thousand of it."""
+    yield from {seat.member.pool: seat for seat in seats}.values()
+
+
+def _size_problems(replicas: Iterable[ReplicaPlan], options: JobOptions) -> Iterator[Problem]:
     """One problem a variable: replicas differ little."""
     seen = set()
     for replica in replicas:

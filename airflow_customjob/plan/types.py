@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, NewType
 
 JobId = NewType("JobId", str)
@@ -225,8 +226,20 @@ class PoolPlan:
 
 
 @dataclass(frozen=True)
+class SharedText:
+    """How a file begins and ends in every replica: they differ in a few bytes of a text that is as long as the job is large.
+
+    :param path: absolute, in the replica.
+    """
+
+    path: str
+    head: str
+    tail: str
+
+
+@dataclass(frozen=True)
 class ReplicaPlan:
-    """A replica, whole: nothing an engine needs to know of it is elsewhere.
+    """A replica, whole but for the texts that it shares with the others (:meth:`JobPlan.files_of`).
 
     :param name: ``workerpool1-0``.
     :param pool: index of its pool.
@@ -236,7 +249,7 @@ class ReplicaPlan:
     :param env: service variables, then the user's, each once, in that order, expanded.
     :param command: replaces the image's ENTRYPOINT; empty: the image's own. A package's replica has ``python3 -m module``.
     :param args: replaces the image's CMD (also with nothing, where a command is given).
-    :param files: absolute path in the replica and content (CLUSTER_SPEC as a file).
+    :param files: absolute path in the replica, and what of its content is the replica's own (CLUSTER_SPEC as a file).
     """
 
     name: str
@@ -267,6 +280,7 @@ class JobPlan:
     :param disable_retries: no restart of any kind.
     :param restart_job_on_worker_restart: a lost replica restarts the whole job.
     :param service_account: as the spec names it, an e-mail address; empty: none.
+    :param shared: how the replicas' files begin and end, each once.
     :param notes: all that is not simply as on Vertex AI.
     """
 
@@ -284,6 +298,7 @@ class JobPlan:
     prepared: Prepared
     labels: tuple[tuple[str, str], ...] = ()
     service_account: str = ""
+    shared: tuple[SharedText, ...] = ()
     notes: tuple[Note, ...] = ()
 
     @property
@@ -301,4 +316,14 @@ class JobPlan:
         return next(pool for pool in self.pools if pool.index == replica.pool)
 
     def replica(self, name: str) -> ReplicaPlan:
-        return next(replica for replica in self.replicas if replica.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, ReplicaPlan]:
+        return {replica.name: replica for replica in self.replicas}
+
+    def files_of(self, replica: ReplicaPlan) -> tuple[tuple[str, str], ...]:
+        """Path and whole content of each of a replica's files; made when it is needed, and kept nowhere."""
+        around = {text.path: (text.head, text.tail) for text in self.shared}
+        parts = ((path, own, *around.get(path, ("", ""))) for path, own in replica.files)
+        return tuple((path, f"{head}{own}{tail}") for path, own, head, tail in parts)

@@ -120,7 +120,7 @@ def test_files_are_kept_once_and_put_together_again() -> None:
     made = plan(container(), container(50), backend="kubernetes", options=JobOptions(cluster_spec=ClusterSpec.FILE))
     objects = rendered(made)
     size = sum(len(json.dumps(item)) for item in objects.values() if item["kind"] == "ConfigMap")
-    assert size < 2 * sum(len(text) for _, text in made.replicas[0].files)
+    assert size < 2 * sum(len(text) for _, text in made.files_of(made.primary))
     for replica, pod in zip(made.replicas, pods_of(made), strict=True):
         (maker,) = pod["spec"]["initContainers"]
         maps = {
@@ -133,7 +133,7 @@ def test_files_are_kept_once_and_put_together_again() -> None:
             part["head"] + as_kubernetes_expands(own["value"]) + part["tail"]
             for part, own in zip(parts, maker["env"], strict=True)
         ]
-        assert texts == [text for _, text in replica.files]
+        assert texts == [text for _, text in made.files_of(replica)]
         assert re.findall(r">(\S+)$", maker["command"][2], re.MULTILINE) == [path for path, _ in replica.files]
 
 

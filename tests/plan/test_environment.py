@@ -83,9 +83,9 @@ def test_the_job_in_cluster_spec_is_text() -> None:
 
 def test_cluster_spec_as_a_file() -> None:
     options = JobOptions(cluster_spec=ClusterSpec.FILE)
-    replica = plan(container(), container(), options=options).primary
-    plain = plan(container(), container()).primary
-    files = dict(replica.files)
+    made = plan(container(), container(), options=options)
+    replica, plain = made.primary, plan(container(), container()).primary
+    files = dict(made.files_of(replica))
     for name in ("CLUSTER_SPEC", "TF_CONFIG"):
         assert name not in replica.environ
         assert files[replica.environ[f"{name}_FILE"]] == plain.environ[name]

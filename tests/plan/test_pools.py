@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_customjob.plan.job_plan import DEFAULT_TIMEOUT, map_image
 from airflow_customjob.plan.types import ClusterSpec, JobOptions, Package
-from tests.plan.requests import container, package, plan
+from tests.plan.requests import container, package, plan, problems
 
 MAPS = [
     ("a:1", (("a:1", "b:2"),), "b:2"),
@@ -89,7 +91,22 @@ def test_any_pools(counts: list[int]) -> None:
     assert all(len(dict(replica.env)) == len(replica.env) for replica in made.replicas)
 
 
-@pytest.mark.parametrize(("count", "form"), [(1000, ClusterSpec.ENV), (3000, ClusterSpec.NONE)])
+def test_a_plan_with_files_grows_with_its_replicas_and_not_with_their_square() -> None:
+    def size(count: int) -> int:
+        return len(pickle.dumps(plan(container(count), options=JobOptions(cluster_spec=ClusterSpec.FILE))))
+
+    assert size(3000) < 3.2 * size(1000)
+
+
+def test_what_is_too_long_is_found_before_there_are_a_thousand_of_it() -> None:
+    tracemalloc.start()
+    assert problems(container(), container(2999))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000  # all of it would be 850 MB
+
+
+@pytest.mark.parametrize(("count", "form"), [(1000, ClusterSpec.ENV), (3000, ClusterSpec.FILE)])
 def test_a_large_plan_is_made_in_well_under_a_second(count: int, form: ClusterSpec) -> None:
     began = time.process_time()
     made = plan(container(), container(count - 1, args=["--rank=$(RANK)"]), options=JobOptions(cluster_spec=form))

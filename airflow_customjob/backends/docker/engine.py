@@ -123,13 +123,13 @@ class DockerEngine:
         """Docker would run an ended container again: only those that were never started are."""
         found = await self._api.containers(of_job(plan.job_id, KIND_REPLICA)) if refs else []
         created = {ref_of(container["Labels"]) for container in found if container["State"] == "created"}
-        await _all(self._start(ref, plan.replica(ref.replica).files) for ref in refs if ref in created)
+        await _all(self._start(ref, plan) for ref in refs if ref in created)
 
-    async def _start(self, ref: ReplicaRef, files: Sequence[tuple[str, str]]) -> None:
+    async def _start(self, ref: ReplicaRef, plan: JobPlan) -> None:
         """Files are delivered here: whoever starts a replica may find it created by one who died before that."""
         async with self._starts.turn(ref) as is_mine:
             if is_mine:
-                await self._do_start(ref, files)
+                await self._do_start(ref, plan.files_of(plan.replica(ref.replica)))
 
     async def _do_start(self, ref: ReplicaRef, files: Sequence[tuple[str, str]]) -> None:
         what = f"start {ref.replica} (container {ref.name})"

@@ -52,6 +52,7 @@ class FakeBackend:
     def render(self, plan: JobPlan) -> list[dict[str, Any]]:
         return [
             {"replica": replica.name, "image": plan.pool_of(replica).image, **_plain(asdict(replica))}
+            | ({"files": _plain(files)} if (files := plan.files_of(replica)) else {})
             for replica in plan.replicas
         ]
 

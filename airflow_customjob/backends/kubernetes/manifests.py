@@ -68,13 +68,12 @@ def service(plan: JobPlan) -> dict[str, Any]:
 
 
 def files(plan: JobPlan) -> list[dict[str, Any]]:
-    """What the replicas' files have in common, for each path: they differ in a few bytes, and a thousand copies of a
-    long CLUSTER_SPEC are more than a cluster's own database holds."""
-    parts = []
-    for number, (head, tail) in enumerate(_common(plan).values()):
-        name = names.object_name(plan.job_id, plan.generation, names.FILES, number)
-        parts.append(_config_map(plan, name, names.FILES, {"head": head, "tail": tail}))
-    return parts
+    """What the replicas' files have in common: a thousand copies of a long CLUSTER_SPEC are more than a cluster's own
+    database holds."""
+    return [
+        _config_map(plan, _files_name(plan, number), names.FILES, {"head": text.head, "tail": text.tail})
+        for number, text in enumerate(plan.shared)
+    ]
 
 
 def secret_env(plan: JobPlan, values: Mapping[str, str]) -> dict[str, Any]:
@@ -128,24 +127,8 @@ def _package_name(plan: JobPlan, pool: PoolPlan) -> str:
     return names.object_name(plan.job_id, plan.generation, names.PACKAGE, pool.index)
 
 
-def _common(plan: JobPlan) -> dict[str, tuple[str, str]]:
-    """By path, what all texts begin and end with."""
-    texts: dict[str, list[str]] = {}
-    for replica in plan.replicas:
-        for path, text in replica.files:
-            texts.setdefault(path, []).append(text)
-    common = {}
-    for path, all_of_them in texts.items():
-        head = _shared_start(all_of_them)
-        rests = [text[len(head) :][::-1] for text in all_of_them]
-        common[path] = head, _shared_start(rests)[::-1]
-    return common
-
-
-def _shared_start(texts: Sequence[str]) -> str:
-    first, last = min(texts), max(texts)
-    differs = (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
-    return first[: next(differs, min(len(first), len(last)))]
+def _files_name(plan: JobPlan, number: int) -> str:
+    return names.object_name(plan.job_id, plan.generation, names.FILES, number)
 
 
 # -- a replica ------------------------------------------------------------------------------------------------------
@@ -156,7 +139,6 @@ class _Context:
     """What all Pods of a job have in common, read once.
 
     :param sizes: the backend's ``machine_types``.
-    :param common: by path, how the replicas' files begin and end.
     """
 
     plan: JobPlan
@@ -166,7 +148,6 @@ class _Context:
     sizes: dict[str, Any]
     labels: dict[str, str]
     annotations: dict[str, str]
-    common: dict[str, tuple[str, str]]
 
     def size(self, pool: PoolPlan) -> dict[str, Any] | None:
         """What ``machine_types`` says of the pool's machine type; None: nothing.
@@ -186,7 +167,6 @@ def pods(
     plan: JobPlan, refs: Sequence[ReplicaRef], backend: KubernetesBackend, namespace: str
 ) -> dict[ReplicaRef, dict[str, Any]]:
     """The Pods of these incarnations, each held back by its scheduling gate."""
-    replicas = {replica.name: replica for replica in plan.replicas}
     pools = {pool.index: pool for pool in plan.pools}
     context = _Context(
         plan,
@@ -196,11 +176,10 @@ def pods(
         backend.mapping("machine_types"),
         backend.mapping("labels"),
         backend.mapping("annotations"),
-        _common(plan),
     )
     made = {}
     for ref in refs:
-        replica = replicas[ref.replica]
+        replica = plan.replica(ref.replica)
         made[ref] = _pod(context, ref, replica, pools[replica.pool])
     return made
 
@@ -325,21 +304,20 @@ def _file_maker(
     context: _Context, replica: ReplicaPlan, pool: PoolPlan, mounts: list[dict[str, Any]], mount: Any
 ) -> dict[str, Any]:
     """Puts the replica's files together of what all have in common and what is its own."""
-    plan, texts = context.plan, dict(replica.files)
-    folders = sorted({os.path.dirname(path) for path in texts})
+    plan, own = context.plan, dict(replica.files)
+    folders = sorted({os.path.dirname(path) for path in own})
     inside = {folder: mount(f"customjob-files-{number}", folder, emptyDir={}) for number, folder in enumerate(folders)}
     mounts.extend(inside.values())
     steps = ["set -e"]
     env: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
-    for number, (path, (head, tail)) in enumerate(context.common.items()):
-        if path not in texts:
-            continue
-        name = names.object_name(plan.job_id, plan.generation, names.FILES, number)
-        parts.append(mount(f"customjob-parts-{number}", f"{PARTS}/{number}", configMap={"name": name}))
-        own = texts[path][len(head) : len(texts[path]) - len(tail)]
-        env.append({"name": f"OWN_{number}", "value": literal(own)})
-        steps.append(f'{{ cat {PARTS}/{number}/head; printf %s "$OWN_{number}"; cat {PARTS}/{number}/tail; }} >{path}')
+    for number, text in enumerate(plan.shared):
+        parts_of_it = {"name": _files_name(plan, number)}
+        parts.append(mount(f"customjob-parts-{number}", f"{PARTS}/{number}", configMap=parts_of_it))
+        env.append({"name": f"OWN_{number}", "value": literal(own[text.path])})
+        steps.append(
+            f'{{ cat {PARTS}/{number}/head; printf %s "$OWN_{number}"; cat {PARTS}/{number}/tail; }} >{text.path}'
+        )
     return {
         "name": names.FILES,
         "image": pool.image,

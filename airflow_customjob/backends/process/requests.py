@@ -65,6 +65,6 @@ def request_of(
         env=env,
         path=os.path.join(environment, "bin") if environment else "",
         cwd=os.fspath(folder / "work"),
-        files={paths[path]: content for path, content in replica.files},
+        files={paths[path]: content for path, content in plan.files_of(replica)},
         gpus=gpus,
     )
