@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG
 
-from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup
+from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, KubernetesBackend
 
 IMAGE = "local/py:1"
 
@@ -58,6 +58,14 @@ for backend in ("process", "docker"):
     ):
         with DAG(f"{name}_{backend}", schedule=None):
             CustomJobOperator(task_id="train", custom_job=job(code), backend=backend, **arguments)
+
+on_kubernetes = KubernetesBackend(machine_types={"n1-standard-4": {"cpu": "10m", "memory": "16Mi"}})
+vast = job(TICKS)
+vast["jobSpec"]["workerPoolSpecs"][1]["machineSpec"] = {"machineType": "n1-standard-96"}
+
+for name, spec in (("ends", job(ENDS)), ("ticks", job(TICKS)), ("vast", vast)):
+    with DAG(f"{name}_deferred_kubernetes", schedule=None):
+        CustomJobOperator(task_id="train", custom_job=spec, backend=on_kubernetes, deferrable=True)
 
 SAYS_AND_SLEEPS = {"imageUri": IMAGE, "command": ["sh", "-c", "echo I am rank $RANK; sleep 15"]}
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def replicas(backend: str, job_id: str) -> list[str]:
-    """Containers, or processes, of a job that are there now: their ids, the same for as long as they live."""
-    return _containers(job_id) if backend == "docker" else _processes(job_id)
+    """Containers, Pods or processes of a job that are there now: their ids, the same for as long as they live."""
+    return {"docker": _containers, "kubernetes": _pods, "process": _processes}[backend](job_id)
 
 
 def remains(backend: str, job_id: str) -> list[str]:
     """All that is left of a job but its record."""
-    left = replicas(backend, job_id)
-    return left + _networks(job_id) if backend == "docker" else left
+    others = {"docker": _networks, "kubernetes": _companions, "process": lambda _: []}
+    return replicas(backend, job_id) + others[backend](job_id)
 
 
 def remove_containers(job_id: str) -> None:
@@ -32,6 +32,27 @@ def _networks(job_id: str) -> list[str]:
 
 def _containers(job_id: str) -> list[str]:
     return _docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"name=customjob-{job_id}")
+
+
+def why_unscheduled(job_id: str) -> list[str]:
+    """The scheduler's words about Pods that it has found no node for."""
+    return _kubectl(job_id, "pods", 'jsonpath={.items[*].status.conditions[?(@.reason=="Unschedulable")].message}')
+
+
+def _pods(job_id: str) -> list[str]:
+    return _kubectl(job_id, "pods", "jsonpath={.items[*].metadata.uid}")
+
+
+def _companions(job_id: str) -> list[str]:
+    found = _kubectl(job_id, "services,secrets,configmaps", "name")
+    return [name for name in found if name != f"configmap/customjob-{job_id}"]
+
+
+def _kubectl(job_id: str, kinds: str, form: str) -> list[str]:
+    command = ["kubectl", "get", kinds, "--selector", f"airflow-customjob/job-id={job_id}", "--output", form]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return sorted(done.stdout.split())
 
 
 def _docker(*args: str) -> list[str]:
