@@ -74,6 +74,7 @@ class FakeWorld:
         self._replicas: dict[ReplicaRef, FakeReplica] = {}
         self._records: dict[JobId, StoredRecord] = {}
         self._created_at: dict[JobId, float] = {}
+        self._display_names: dict[JobId, str] = {}
         self._starts: dict[tuple[JobId, str], int] = defaultdict(int)
         self._refused: dict[str, LaunchRefused] = {}
         self._full_until = (-float("inf"), "")
@@ -85,14 +86,15 @@ class FakeWorld:
 
     # -- what a test says and asks ----------------------------------------------------------------------------------
 
-    def script(self, replica: str, *scripts: Script) -> None:
-        """What a replica does at its first start, its second, ...; the last one holds for all further ones.
+    def script(self, replica: str, *scripts: Script, job: str = "") -> None:
+        """What a replica does at its first start in a job, its second, ...; the last one holds for all further ones.
 
-        :param replica: its name, in any job: ``workerpool1-0``.
+        :param replica: its name: ``workerpool1-0``.
+        :param job: display name of the jobs that this is for; they follow nothing else. Empty: any job.
         """
         if callable(self._scripts):
             raise TypeError("this world's scripts are a function; a replica cannot be scripted beside it")
-        self._scripts[replica] = scripts
+        self._scripts[f"{job}/{replica}" if job else replica] = scripts
 
     def fail(self, call: str, error: Exception, *, times: int = 1, after_effect: bool = False) -> None:
         """Let the next calls of an engine's method fail.
@@ -211,6 +213,7 @@ class FakeWorld:
             raise EngineBusy(why)
         replica = self._replicas[ref] = FakeReplica(ref, plan.digest)
         self._created_at.setdefault(ref.job_id, self._now)
+        self._display_names[ref.job_id] = plan.display_name
         self._happens("created", ref.job_id, by, replica)
 
     def start(self, ref: ReplicaRef, by: str = "") -> None:
@@ -326,7 +329,8 @@ class FakeWorld:
             return self._scripts(ref)
         number = self._starts[ref.job_id, ref.replica]
         self._starts[ref.job_id, ref.replica] += 1
-        scripts = self._scripts.get(ref.replica, exits(0))
+        named = f"{self._display_names[ref.job_id]}/{ref.replica}"
+        scripts = self._scripts.get(named) or self._scripts.get(ref.replica, exits(0))
         return scripts if isinstance(scripts, Script) else scripts[min(number, len(scripts) - 1)]
 
     def _check_refused(self, job_id: JobId, what: str) -> None:
