@@ -4,7 +4,9 @@ Nothing in this package runs pip or any code of a package. It gives the bytes, t
 cached, and the commands that install as Vertex AI does; the engines run those inside what they isolate.
 """
 
-from airflow_customjob.packaging.fetch import Fetched, PackageError, fetch, packages_folder
+from airflow_customjob.packaging.fetch import fetch
+from airflow_customjob.packaging.package import Fetched, PackageError
 from airflow_customjob.packaging.recipe import RECIPE, content_key, install_commands
+from airflow_customjob.packaging.store import packages_folder
 
 __all__ = ["RECIPE", "Fetched", "PackageError", "content_key", "fetch", "install_commands", "packages_folder"]

@@ -631,7 +631,7 @@ def test_a_builder_whose_packages_take_long_to_send_is_not_taken_for_one_without
 @docker
 def test_a_package_that_cannot_be_installed_is_refused_with_pips_words(tmp_path: Path) -> None:
     path = tmp_path / "broken-0.1-py3-none-any.whl"
-    path.write_bytes(os.urandom(100))
+    wheel(tmp_path, "other", "").rename(path)
 
     async def test(bench: Bench) -> None:
         with pytest.raises(LaunchRefused, match=r"(?s)could not install broken-0\.1.*(?i:error)"):

@@ -485,7 +485,7 @@ def make_wheel(path: Path, source: Path) -> None:
 
 def test_a_package_that_cannot_be_installed_shows_pips_words(namespace: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken-1.0-py3-none-any.whl"
-    broken.write_bytes(b"no wheel at all")
+    make_wheel(broken, tmp_path)
     task = {"executorImageUri": IMAGE, "packageUris": [str(broken)], "pythonModule": "broken.task"}
     package = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1, "pythonPackageSpec": task}
     ended, told = run(namespace, job_of(package))

@@ -35,7 +35,7 @@ def wheel(folder: Path, name: str = "trainer", version: str = "0.1", requires: s
     """A package with the module ``<name>.task``."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-{version}-py3-none-any.whl"
-    about = f"{name}-{version}.dist-info"
+    about = f"{'other' if broken else name}-{version}.dist-info"
     files = {
         f"{name}/__init__.py": "",
         f"{name}/task.py": MODULE.format(version=version),
@@ -51,8 +51,6 @@ def wheel(folder: Path, name: str = "trainer", version: str = "0.1", requires: s
     with zipfile.ZipFile(path, "w") as archive:
         for file, text in files.items():
             archive.writestr(file, text)
-    if broken:
-        path.write_bytes(path.read_bytes()[:200])
     return path
 
 

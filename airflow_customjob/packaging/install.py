@@ -1,0 +1,151 @@
+"""Installs packages where the job will run: a script for the executor image's own Python, 3.7 or later, and nothing else.
+
+``python3 install.py``, in a folder with ``order.json`` that says what. The commands are those of Vertex AI's own executor, and
+they are told in its words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import site
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+
+USER_BASE = "/opt/customjob/packages"
+"""Where packages are installed: by whoever the image's user is, and found by whoever runs the replica."""
+REFUSED = 3
+"""Exit code: the last line says why."""
+GATE_PATIENCE = 60.0
+"""Seconds until the way out must be open."""
+_LIST = "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+
+
+class Refusal(Exception):
+    """Why nothing can be installed, and what to do."""
+
+
+def install_commands(
+    filename: str, pip: tuple[str, ...] = ("pip3", "install", "--user")
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Vertex AI's two passes: this very build, whatever is there already; then what it depends on.
+
+    Each package is installed whole before the next one (the executor's run_module.py, seen in its own log).
+    """
+    return (*pip, "--upgrade", "--force-reinstall", "--no-deps", filename), (*pip, filename)
+
+
+def installer() -> tuple[str, ...]:
+    """uv where the image has it and may write beside its Python; else pip, for the user as Vertex AI's executor does.
+
+    A virtual environment has no packages of a user.
+    """
+    uv = shutil.which("uv")
+    if uv and os.access(sysconfig.get_path("purelib"), os.W_OK):
+        return (uv, "pip", "install", "--break-system-packages", "--python", sys.executable)
+    where = ("--user",) if site.ENABLE_USER_SITE else ()
+    if shutil.which("pip3"):
+        return ("pip3", "install", *where)
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+        return (sys.executable, "-m", "pip", "install", *where)
+    raise Refusal(
+        f"the executor image has {sys.executable}, but neither pip nor a uv that may write to "
+        f"{sysconfig.get_path('purelib')}: add pip to it (python3 -m ensurepip), or take another image"
+    )
+
+
+def environment(folder: str, indexes: list[str], certificates: str | None) -> dict[str, str]:
+    """Of the installer: what is cached or unpacked on the way stays out of the image.
+
+    :param indexes: where to look for packages, the first one in place of PyPI; empty: where the image says.
+    :param certificates: a file of authorities to trust; None: the image's own.
+    """
+    ours = {
+        "PYTHONUSERBASE": USER_BASE,
+        "TMPDIR": os.path.join(folder, "tmp"),
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_NO_INPUT": "1",
+        "PIP_NO_WARN_SCRIPT_LOCATION": "1",
+        "PIP_PROGRESS_BAR": "off",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "UV_LINK_MODE": "copy",
+        "UV_NO_CACHE": "1",
+        "UV_NO_PROGRESS": "1",
+    }
+    if indexes:
+        first, *others = indexes
+        ours.update(PIP_INDEX_URL=first, UV_DEFAULT_INDEX=first)
+        if others:
+            ours.update(PIP_EXTRA_INDEX_URL=" ".join(others), UV_INDEX=" ".join(others))
+        ours.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+    if certificates:
+        ours.update(dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), certificates))
+    return {**os.environ, **ours}
+
+
+def main(folder: str) -> None:
+    with open(os.path.join(folder, "order.json"), encoding="utf-8") as file:
+        order = json.load(file)
+    end = time.monotonic() + order["seconds"]
+    os.umask(0o022)
+    if order["gate"]:
+        _wait_for(order["gate"])
+    env = environment(folder, order["indexes"], order["certificates"])
+    pip = installer()
+    before = _installed(env)
+    for package in order["packages"]:
+        print("Installing the package", flush=True)
+        for command in install_commands(os.path.basename(package), pip):
+            print(f"Running command: {shlex.join(command)}", flush=True)
+            _run(command, env, os.path.dirname(os.path.join(folder, package)), end, order["seconds"])
+    news = {name: version for name, version in _installed(env).items() if before.get(name) != version}
+    with open(os.path.join(folder, "out", "installed.json"), "w", encoding="utf-8") as file:
+        json.dump(news, file)
+
+
+def _wait_for(port: int) -> None:
+    end = time.monotonic() + GATE_PATIENCE
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise Refusal("the way out of this container was not opened")
+
+
+def _run(command: tuple[str, ...], env: dict[str, str], cwd: str, end: float, seconds: float) -> None:
+    """Ends this process with the command's own exit code if it fails."""
+    process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        code = process.wait(max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise Refusal(
+            f"the installation was ended: it took longer than build_timeout, {seconds:.0f} s; give it more"
+        ) from None
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+
+
+def _installed(env: dict[str, str]) -> dict[str, str]:
+    """Versions by project; nothing where this Python cannot tell (3.7)."""
+    done = subprocess.run([sys.executable, "-c", _LIST], env=env, capture_output=True, text=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else {}
+
+
+if __name__ == "__main__":
+    try:
+        main(os.path.dirname(os.path.abspath(__file__)))
+    except Refusal as refusal:
+        print(refusal, flush=True)
+        sys.exit(REFUSED)

@@ -1,0 +1,43 @@
+"""What a package is here: bytes of one hash under one name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class PackageError(Exception):
+    """A package cannot be had.
+
+    :param message: which one, why, and what to do; without the credentials that its URI may hold.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A package on this machine.
+
+    :param uri: as the spec names it, without user, password and query.
+    :param filename: its own name, which pip reads the project and version from.
+    :param path: where its bytes are; never changed once there.
+    :param sha256: of its bytes, in hexadecimal.
+    :param size: in bytes.
+    """
+
+    uri: str
+    filename: str
+    path: Path
+    sha256: str
+    size: int
+
+
+def os_words(error: OSError) -> str:
+    """Why, without the names that the error's own text may quote."""
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or type(error).__name__
