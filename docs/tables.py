@@ -37,7 +37,7 @@ HONOURED = {
     f"{POOL}.container_spec.args": "replace the image's CMD; `$(NAME)` is expanded",
     f"{POOL}.container_spec.env": "after the service's own variables, in order; `$(NAME)` is expanded",
     f"{POOL}.python_package_spec.executor_image_uri": "what the packages are installed into, once per content where it can be kept",
-    f"{POOL}.python_package_spec.package_uris": "installed in order, as Vertex AI does; `gs://`, `http(s)://`, `file://` or an absolute path",
+    f"{POOL}.python_package_spec.package_uris": "installed in order, as Vertex AI does; `gs://`, `http(s)://`, `file://`, an absolute path",
     f"{POOL}.python_package_spec.python_module": "run as `python3 -m MODULE`",
     f"{POOL}.python_package_spec.args": "given to the module; `$(NAME)` is expanded",
     f"{POOL}.python_package_spec.env": "as in `containerSpec`",
