@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk import TaskGroup
+from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 
 from airflow_customjob.operators.custom_job import CustomJobOperator
 from airflow_customjob.operators.group import (
+    CustomJobListOperator,
     CustomJobPlanOperator,
     CustomJobResultOperator,
+    CustomJobRowsOperator,
     ReplicaRowOperator,
     literal_pools,
     parents,
@@ -72,41 +76,87 @@ class CustomJobTaskGroup(TaskGroup):
         if any(isinstance(group, MappedTaskGroup) for group in parents(self)):
             raise ValueError(
                 f"CustomJobTaskGroup {group_id!r} cannot be inside a mapped task group, in which Airflow maps no rows: "
-                "make one group per spec in a loop, or map a CustomJobOperator"
+                "CustomJobTaskGroup.over(specs) is a group over several jobs"
             )
         if run.pop("wait_for_completion", True) is not True:
             raise ValueError(
                 "wait_for_completion=False: a group waits for its job, as its rows do; take a CustomJobOperator"
             )
-        job = {"custom_job": custom_job, "backend": backend}
+        assets = list(outlets) if isinstance(outlets, Sequence) else [outlets] if outlets else []
+        planning = {name: value for name, value in run.items() if name in _PLANNING}
+        self._tasks(
+            custom_job,
+            rows,
+            plan={"task_id": "plan", "rows": rows, "backend": backend, **planning},
+            run={"task_id": RUN, "hold_removal": 0.0 if rows == "none" else row_grace, "backend": backend, **run},
+            job={"task_id": "job", "trigger_rule": "all_done", "outlets": assets},
+        )
+
+    @classmethod
+    def over(cls, custom_jobs: Any, *, group_id: str, **arguments: Any) -> CustomJobTaskGroup:
+        """A group over several jobs, which run side by side: ``plan``, ``run`` and ``job`` are mapped over them.
+
+        A bad spec among them costs nothing: none is run before all of them are planned. A row's name begins with the number of its
+        job, as ``2/workerpool1-3``. What the group returns is a list; it fails if any of the jobs does.
+
+        :param custom_jobs: a list of what ``custom_job`` takes, the output of a task that returns one, or a text or template that gives
+            one.
+        :param group_id: as every group's.
+        :param arguments: as above; none of them is mapped over.
+        :raises ValueError: there are more of them than Airflow maps over.
+        """
+        return _OverJobs(group_id, custom_job=custom_jobs, **arguments)
+
+    def _tasks(
+        self, custom_job: Any, rows: str | None, plan: dict[str, Any], run: dict[str, Any], job: dict[str, Any]
+    ) -> None:
+        """Make the tasks of the group, with these arguments."""
         names = row_names(pools, rows) if (pools := literal_pools(custom_job)) else {}
         with self:
-            plan = CustomJobPlanOperator(
-                task_id="plan", rows=rows, **job, **{name: value for name, value in run.items() if name in _PLANNING}
-            )
-            hold = 0.0 if rows == "none" else row_grace
-            self.run = CustomJobOperator(task_id=RUN, hold_removal=hold, **job, **run)
-            self.job = CustomJobResultOperator(
-                task_id="job", run_task_id=self.run.task_id, trigger_rule="all_done", outlets=outlets
-            )
-            plan >> self.run >> self.job
+            planned = CustomJobPlanOperator(custom_job=custom_job, **plan)
+            self.run: Any = CustomJobOperator(custom_job=custom_job, **run)
+            self.job: Any = CustomJobResultOperator(run_task_id=self.run.task_id, **job)
+            planned >> self.run >> self.job
             if pools is None and rows != "none":
-                plan >> self._rows("replicas", plan.output) >> self.job
+                planned >> self._rows("replicas").expand(row=planned.output) >> self.job
         for pool, replicas in names.items():
             with TaskGroup(group_id=pool, parent_group=self):
-                plan >> self._rows("replica", replicas) >> self.job
+                planned >> self._rows("replica").expand(row=replicas) >> self.job
 
-    def _rows(self, task_id: str, names: Any) -> Any:
-        rows = ReplicaRowOperator.partial(
+    def _rows(self, task_id: str) -> Any:
+        return ReplicaRowOperator.partial(
             task_id=task_id,
             run_task_id=self.run.task_id,
-            map_index_template="{{ task.row }}",
+            map_index_template="{{ task.label }}",
             retries=0,
             execution_timeout=None,
         )
-        return rows.expand(row=names)
 
     @property
     def output(self) -> Any:
         """The job's CustomJob, for tasks that come after the group."""
         return self.job.output
+
+
+class _OverJobs(CustomJobTaskGroup):
+    def _tasks(
+        self, custom_job: Any, rows: str | None, plan: dict[str, Any], run: dict[str, Any], job: dict[str, Any]
+    ) -> None:
+        most = conf.getint("core", "max_map_length", fallback=1024)
+        if isinstance(custom_job, (list, tuple)) and len(custom_job) > most:
+            raise ValueError(
+                f"CustomJobTaskGroup {self.group_id!r} is over {len(custom_job)} jobs, which are more than [core] "
+                f"max_map_length = {most}: make several groups"
+            )
+        with self:
+            if isinstance(custom_job, str):
+                custom_job = CustomJobListOperator(task_id="jobs", custom_jobs=custom_job).output
+            planned = CustomJobPlanOperator.partial(**plan).expand(custom_job=custom_job)
+            self.run = CustomJobOperator.partial(**run).expand(custom_job=custom_job)
+            self.job = CustomJobResultOperator.partial(run_task_id=self.run.task_id, **job).expand(
+                custom_job=custom_job
+            )
+            planned >> self.run >> self.job
+            if rows != "none":
+                names = CustomJobRowsOperator(task_id="rows", plans=planned.output, rows=rows)
+                names >> self._rows("replicas").expand_kwargs(names.output) >> self.job

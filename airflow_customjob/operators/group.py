@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -17,7 +20,7 @@ from airflow.sdk.exceptions import (
 
 from airflow_customjob.operators.custom_job import CustomJobOperator
 from airflow_customjob.spec.job_state import JobState
-from airflow_customjob.supervisor.ownership import ENDED_TASK, UNKNOWN
+from airflow_customjob.supervisor.ownership import ENDED_TASK, GONE, UNKNOWN
 from airflow_customjob.task.identity import is_dag_test, state_at, where_of
 from airflow_customjob.task.thread import Stop, SupervisorThread
 from airflow_customjob.triggers.row import ReplicaRowTrigger
@@ -108,25 +111,103 @@ class CustomJobPlanOperator(CustomJobOperator):
         return [row for names in rows.values() for row in names]
 
 
+class CustomJobListOperator(BaseOperator):
+    """
+    Return the jobs that a text lists, for others to be mapped over.
+
+    :param custom_jobs: YAML, JSON, or what a template makes of a list (Python's own notation). (templated)
+    """
+
+    ui_color = "#e8f0fe"
+    template_fields: Sequence[str] = ("custom_jobs",)
+
+    def __init__(self, *, custom_jobs: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.custom_jobs = custom_jobs
+
+    def execute(self, context: Context) -> list[Any]:
+        import yaml
+
+        found: Any = self.custom_jobs
+        for read in (ast.literal_eval, yaml.safe_load):
+            if isinstance(found, str):
+                with suppress(ValueError, SyntaxError, yaml.YAMLError):
+                    found = read(found)
+        if not isinstance(found, (list, tuple)):
+            raise AirflowFailException(
+                f"custom_jobs is {self.custom_jobs[:200]!r}, which is no list of jobs: give YAML, JSON, or a template that gives a list"
+            )
+        return list(found)
+
+
+class CustomJobRowsOperator(BaseOperator):
+    """
+    Return the rows of a group over several jobs, for :class:`ReplicaRowOperator` to be mapped over.
+
+    :param plans: names of the rows of each job. (templated)
+    :param rows: see :func:`row_names`.
+    """
+
+    ui_color = "#e8f0fe"
+    template_fields: Sequence[str] = ("plans",)
+
+    def __init__(self, *, plans: Any, rows: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plans = plans
+        self.rows = rows
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        try:
+            return rows_of([list(names) for names in self.plans], self.rows)
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from None
+
+
+def rows_of(plans: Sequence[Sequence[str]], rows: str | None) -> list[dict[str, Any]]:
+    """Arguments of the rows of several jobs; rows of replicas become those of pools, where they would be too many.
+
+    :param plans: names of the rows of each job.
+    :param rows: see :func:`row_names`.
+    :raises ValueError: Airflow does not map over so many.
+    """
+    most = conf.getint("core", "max_map_length", fallback=1024)
+    if rows is None and sum(map(len, plans)) > most:
+        plans = [list(dict.fromkeys(name.partition("-")[0] for name in names)) for names in plans]
+    found = [{"row": name, "run_map_index": index} for index, names in enumerate(plans) for name in names]
+    if len(found) > most:
+        raise ValueError(
+            f"{len(found)} rows of {len(plans)} jobs are more than [core] max_map_length = {most}: take rows='pool' or "
+            "rows='none', or fewer jobs in one group"
+        )
+    return found
+
+
 class ReplicaRowOperator(BaseOperator):
     """
     A row of the grid for one replica of a job that another task owns: its log, its state, its duration. It only reads.
 
     :param row: the replica's name, or a pool's.
     :param run_task_id: the task that owns the job.
+    :param run_map_index: of that task, where it is mapped.
     """
 
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, row: str, run_task_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, row: str, run_task_id: str, run_map_index: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.row = row
         self.run_task_id = run_task_id
+        self.run_map_index = run_map_index
         self._thread = SupervisorThread()
+
+    @property
+    def label(self) -> str:
+        """Its name in the grid."""
+        return self.row if self.run_map_index < 0 else f"{self.run_map_index}/{self.row}"
 
     def execute(self, context: Context) -> Any:
         """Read on in the triggerer, so that no number of rows can take the slot that the job's owner needs."""
-        me, run = _places(context, self.run_task_id)
+        me, run = _places(context, self.run_task_id, self.run_map_index)
         state = state_at(run)
         if state not in ENDED_TASK:
             if is_dag_test(context):
@@ -177,11 +258,12 @@ class CustomJobResultOperator(BaseOperator):
     The end of a group: returns the job's CustomJob if its owner has succeeded, is skipped if that was, and fails otherwise.
 
     :param run_task_id: the task that owns the job.
+    :param custom_job: what both are mapped over, if they are; not used here.
     """
 
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, run_task_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, run_task_id: str, custom_job: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.run_task_id = run_task_id
 
@@ -189,26 +271,28 @@ class CustomJobResultOperator(BaseOperator):
         from airflow_customjob.task.outlets import tell_assets
         from airflow_customjob.task.xcoms import JOB, OUTPUT
 
-        _, run = _places(context, self.run_task_id)
+        index = int(where_of(context["ti"])["map_index"])
+        _, run = _places(context, self.run_task_id, index)
+        pull = partial(context["ti"].xcom_pull, task_ids=self.run_task_id, map_indexes=index)
         match state_at(run):
             case "success":
-                told = context["ti"].xcom_pull(task_ids=self.run_task_id, key=OUTPUT)
-                tell_assets(context, self.outlets, told or {})
-                return context["ti"].xcom_pull(task_ids=self.run_task_id)
+                tell_assets(context, self.outlets, pull(key=OUTPUT) or {})
+                return pull()
             case "skipped":
                 raise AirflowSkipException(f"{self.run_task_id} was skipped")
             case state if state == UNKNOWN:
                 raise AirflowException(f"the state of {self.run_task_id} could not be read")
             case state:
-                job = context["ti"].xcom_pull(task_ids=self.run_task_id, key=JOB) or {}
+                job = pull(key=JOB) or {}
                 why = (job.get("error") or {}).get("message") or "see its log"
-                raise AirflowFailException(f"{self.run_task_id} is {state}: {why}")
+                said = "not there" if state == GONE else state
+                raise AirflowFailException(f"{self.run_task_id} is {said}: {why}")
 
 
-def _places(context: Context, run_task_id: str) -> tuple[dict[str, str], dict[str, str]]:
+def _places(context: Context, run_task_id: str, run_map_index: int) -> tuple[dict[str, str], dict[str, str]]:
     """Where this task is, and where the job's owner."""
     me = where_of(context["ti"])
-    return me, {**me, "task_id": run_task_id, "map_index": "-1"}
+    return me, {**me, "task_id": run_task_id, "map_index": str(run_map_index)}
 
 
 def parents(group: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
-from airflow_customjob.operators.group import literal_pools, row_names
+from airflow_customjob.operators.group import literal_pools, row_names, rows_of
 from tests.airflow.conftest import JOB, Ran
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
@@ -222,6 +222,102 @@ def test_it_is_stored_the_same_at_each_parse(fake: FakeBackend) -> None:
     }
 
 
+SPECS = [job_of(1), job_of(1, 2), job_of(1, 1)]
+JOBS_AND_ROWS = [
+    "0/workerpool0-0",
+    "1/workerpool0-0",
+    "1/workerpool1-0",
+    "1/workerpool1-1",
+    "2/workerpool0-0",
+    "2/workerpool1-0",
+]
+
+
+def group_over(dag_id: str, custom_jobs: Any, fake: FakeBackend, **arguments: Any) -> DAG:
+    with DAG(dag_id, schedule=None, params={"specs": SPECS}) as dag:
+
+        @task
+        def specs() -> list[dict[str, Any]]:
+            return copy.deepcopy(SPECS)
+
+        @task
+        def names_of(custom_jobs: list[dict[str, Any]]) -> list[str]:
+            return [job["name"] for job in custom_jobs]
+
+        jobs = specs() if custom_jobs is None else custom_jobs
+        trials = CustomJobTaskGroup.over(jobs, group_id="trials", backend=fake, **arguments)
+        names_of(trials.output)
+    return dag
+
+
+@pytest.mark.parametrize(
+    "custom_jobs",
+    [
+        pytest.param(None, id="another task's output"),
+        pytest.param(SPECS, id="a list"),
+        pytest.param("{{ params.specs }}", id="a template"),
+        pytest.param("{{ params.specs | tojson }}", id="JSON"),
+    ],
+)
+def test_a_group_over_three_specs(
+    run_dag: RunDag, fake: FakeBackend, world: FakeWorld, request: pytest.FixtureRequest, custom_jobs: Any
+) -> None:
+    ran = run_dag(group_over(f"over_{request.node.callspec.id.translate({32: '_', 39: '_'})}", custom_jobs, fake))
+    assert ran.run.state == "success", ran.log
+    states = rows(ran)
+    assert sorted(name for name in states if "/" in name) == JOBS_AND_ROWS
+    assert set(states.values()) == {"success"}
+    names = ran.xcom("names_of")
+    assert len(set(names)) == 3
+    assert [ran.xcom("trials.run", map_index=index)["name"] for index in range(3)] == names
+    assert not world.replicas()
+
+
+def test_one_bad_spec_of_several_costs_nothing(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:
+    ran = run_dag(group_over("over_bad", [job_of(1), {"machineTyp": "n1-standard-4"}], fake))
+    assert ran.run.state == "failed"
+    assert "machineTyp" in ran.log
+    assert not world.history
+
+
+def test_a_failing_job_of_several_fails_its_rows_and_the_group(
+    run_dag: RunDag, fake: FakeBackend, world: FakeWorld
+) -> None:
+    world.script("workerpool1-0", exits(3, says="no data", after=0.5))
+    world.script("workerpool0-0", exits(0, after=2))
+    ran = run_dag(group_over("over_fails", SPECS[:2], fake))
+    assert ran.run.state == "failed"
+    states = {(ti.task_id, ti.rendered_map_index): ti.state for ti in ran.run.get_task_instances()}
+    assert states["trials.job", "0"] == "success"
+    assert states["trials.job", "1"] == "failed"
+    assert states["trials.replicas", "1/workerpool1-0"] == "failed"
+    assert states["trials.replicas", "0/workerpool0-0"] == "success"
+
+
+def test_a_group_over_no_spec_is_skipped(run_dag: RunDag, fake: FakeBackend) -> None:
+    ran = run_dag(group_over("over_none", "[]", fake))
+    assert ran.states()["trials.job"] == "skipped"
+
+
+@pytest.mark.parametrize("custom_jobs", ["nothing", "{a: 1}", "[1, "])
+def test_a_text_that_lists_no_jobs_is_refused(run_dag: RunDag, fake: FakeBackend, custom_jobs: str) -> None:
+    ran = run_dag(group_over(f"over_text_{len(custom_jobs)}", custom_jobs, fake, rows="none"))
+    assert ran.run.state == "failed"
+    assert "which is no list of jobs" in ran.log
+
+
+def test_rows_of_several_jobs_have_the_limit_of_airflow() -> None:
+    replicas = [[f"workerpool0-{index}" for index in range(600)]] * 2
+    assert rows_of(replicas, None) == [{"row": "workerpool0", "run_map_index": index} for index in range(2)]
+    with pytest.raises(ValueError, match=r"1200 rows of 2 jobs are more than .* = 1024: take rows='pool'"):
+        rows_of(replicas, "replica")
+
+
+def test_a_group_over_too_many_specs_is_refused(fake: FakeBackend) -> None:
+    with pytest.raises(ValueError, match="over 1025 jobs, which are more than"):
+        group_over("over_many", [JOB] * 1025, fake)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -246,6 +342,13 @@ def test_a_mapped_group_is_refused_by_name(fake: FakeBackend) -> None:
 
         with pytest.raises(ValueError, match="cannot be inside a mapped task group"):
             trials.expand(number=[1, 2])
+
+        @task_group
+        def sweeps(number: int) -> None:
+            CustomJobTaskGroup.over([JOB], group_id="train", backend=fake)
+
+        with pytest.raises(ValueError, match="cannot be inside a mapped task group"):
+            sweeps.expand(number=[1, 2])
 
 
 def test_its_other_arguments_are_those_of_run(fake: FakeBackend) -> None:
