@@ -14,8 +14,8 @@ def replicas(backend: str, job_id: str) -> list[str]:
 
 def remains(backend: str, job_id: str) -> list[str]:
     """All that is left of a job but its record."""
-    others = {"docker": _networks, "kubernetes": _companions, "process": lambda _: []}
-    return replicas(backend, job_id) + others[backend](job_id)
+    others = {"docker": _networks, "kubernetes": _companions}.get(backend)
+    return replicas(backend, job_id) + (others(job_id) if others else [])
 
 
 def remove_containers(job_id: str) -> None:

@@ -447,6 +447,38 @@ def test_a_long_cluster_spec_comes_as_a_file(namespace: str) -> None:
     assert_only_records_are_left(namespace)
 
 
+STRICT = {
+    "spec": {
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": "replica",
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+    }
+}
+"""What Pod Security's level ``restricted`` demands."""
+
+
+def test_a_namespace_with_rules_for_each_container_is_kept_to(namespace: str) -> None:
+    """Regression: our own init containers had no security context and no requests, and were refused."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    merge = "application/merge-patch+json"
+    api_call("PATCH", f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}}, merge)
+    quota = {"metadata": {"name": "all"}, "spec": {"hard": {"requests.cpu": "1", "requests.memory": "1Gi"}}}
+    api_call("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    job = job_of(pool('id -u; test -s "$CLUSTER_SPEC_FILE"'))
+    filed = JobOptions(cluster_spec=ClusterSpec.FILE)
+    refused, _ = run(namespace, job, filed)
+    assert refused.state is JobState.JOB_STATE_FAILED
+    assert 'violates PodSecurity "restricted' in refused.error
+    ended, told = run(namespace, job, filed, replace(ADMIN, pod_template=STRICT))
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
+    assert told.of("workerpool0-0") == ["1000"]
+    assert_only_records_are_left(namespace)
+
+
 def test_a_python_package_is_installed_once_in_each_pod_and_run(namespace: str, tmp_path: Path) -> None:
     folder = tmp_path / "src"
     (folder / "greeter").mkdir(parents=True)

@@ -149,6 +149,17 @@ def test_packages_are_installed_before_the_replica_starts() -> None:
     assert {"name": "PYTHONUSERBASE", "value": manifests.WORK} in replica_of(pod)["env"]
 
 
+def test_no_autoscaler_takes_a_node_away_unless_the_user_lets_it() -> None:
+    made, safe = plan(backend="kubernetes"), "cluster-autoscaler.kubernetes.io/safe-to-evict"
+    template = {"metadata": {"annotations": {safe: "true"}}}
+    for backend, expected in (
+        (KubernetesBackend(), "false"),
+        (KubernetesBackend(annotations={safe: "true"}), "true"),
+        (KubernetesBackend(pod_template=template), "true"),
+    ):
+        assert pods_of(made, backend)[0]["metadata"]["annotations"][safe] == expected
+
+
 def test_a_template_is_merged_under_ours() -> None:
     template = {
         "metadata": {"labels": {"team": "a"}},

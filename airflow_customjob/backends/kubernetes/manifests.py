@@ -226,7 +226,19 @@ def _pod(context: _Context, ref: ReplicaRef, replica: ReplicaPlan, pool: PoolPla
         },
         "spec": spec,
     }
-    return {"apiVersion": "v1", "kind": "Pod", **merged(context.template, ours)}
+    pod = {"apiVersion": "v1", "kind": "Pod", **merged(context.template, ours)}
+    _equip(pod["spec"], {installer["name"] for installer in installers})
+    return pod
+
+
+def _equip(spec: dict[str, Any], installers: set[str]) -> None:
+    """Our init containers may do and request what the replica's container does: what a namespace demands (PodSecurity, a
+    quota) it demands of each container, and what an init container requests a Pod has anyway."""
+    replica = next(container for container in spec["containers"] if container["name"] == names.CONTAINER)
+    same = {key: replica[key] for key in ("imagePullPolicy", "resources", "securityContext") if key in replica}
+    for container in spec.get("initContainers", ()):
+        if container["name"] in installers:
+            container.update({key: value for key, value in same.items() if key not in container})
 
 
 def _parts(
@@ -368,6 +380,7 @@ def _template(backend: KubernetesBackend) -> dict[str, Any]:
             for container in containers
         ]
         template["spec"] = {**template["spec"], "containers": renamed}
+    template = merged({"metadata": {"annotations": names.DEFAULTS}}, template)
     return json.loads(json.dumps(template, default=str))  # type: ignore[no-any-return]
 
 

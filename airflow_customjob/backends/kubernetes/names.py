@@ -20,6 +20,13 @@ STATE = f"{PREFIX}/state"
 DIGEST, DISPLAY_NAME, STOPPED = (f"{PREFIX}/{name}" for name in ("digest", "display-name", "stopped"))
 """Annotations; a Pod that we have told to stop has the last one: its end is its own, whatever its node calls it."""
 
+DEFAULTS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+    "kubectl.kubernetes.io/default-container": "replica",
+}
+"""Annotations of every Pod unless the user gives others: an autoscaler that empties a half-used node would cost a restart."""
+
 GATE = f"{PREFIX}/gang"
 """The scheduling gate that keeps a created Pod from running."""
 
