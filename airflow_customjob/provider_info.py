@@ -48,6 +48,14 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-customjob",
         "name": _INTEGRATION,
+    "tab": {
+        "description": "Pages on which Airflow's UI has the tab Custom Job: task_instance, dag_run, both, or empty for none. "
+        "Airflow offers a tab on the pages of all DAGs or of none.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "task_instance",
+        "default": "task_instance,dag_run",
+    },
         "description": "Vertex AI's CustomJob on one's own machines.",
         "versions": [__version__],
         "integrations": [
@@ -57,15 +65,25 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             }
         ],
-        "operators": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.operators.custom_job"]}],
+        "operators": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [f"airflow_customjob.operators.{module}" for module in ("custom_job", "group")],
+            }
+        ],
         "sensors": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_customjob.sensors.custom_job"]}],
         "triggers": [
             {
                 "integration-name": _INTEGRATION,
-                "python-modules": ["airflow_customjob.triggers.custom_job", "airflow_customjob.triggers.sensor"],
+                "python-modules": [
+                    f"airflow_customjob.triggers.{module}" for module in ("custom_job", "row", "sensor")
+                ],
             }
         ],
-        "extra-links": [],
+        "extra-links": [
+            f"airflow_customjob.links.{link}" for link in ("CustomJobLink", "PrimaryLogLink", "OutputLink")
+        ],
+        "plugins": [{"name": "customjob", "plugin-class": "airflow_customjob.plugin.CustomJobPlugin"}],
         "cli": ["airflow_customjob.cli.in_airflow.get_commands"],
         "config": {"customjob": {"description": "Where and how custom jobs run.", "options": OPTIONS}},
     }

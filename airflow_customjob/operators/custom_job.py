@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import (
     TaskDeferralTimeout,
 )
 
+from airflow_customjob.links import LINKS, links_of
 from airflow_customjob.operators.mapping import CustomJobPartial, partial_of
 from airflow_customjob.operators.rendering import TemplateRefused, is_plain, is_reference, render_backend, render_spec
 from airflow_customjob.supervisor.ownership import Canceller, Verdict
@@ -97,8 +98,11 @@ class CustomJobOperator(BaseOperator):
         "display_name",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"custom_job": "json", "backend": "json"}
+    operator_extra_links = LINKS
     ui_color = "#4285f4"
     ui_fgcolor = "#ffffff"
+    output_directory = ""
+    """The job's ``baseOutputDirectory``, once it is known."""
 
     def __init__(
         self,
@@ -257,6 +261,7 @@ class CustomJobOperator(BaseOperator):
     async def _first_leg(
         self, stopping: Stopping, context: Context, client: AsyncCustomJobClient, options: JobOptions, *, defer: bool
     ) -> Job | Held:
+        from airflow_customjob.supervisor.result import output_directory
         from airflow_customjob.task import xcoms
 
         owner = owner_of(context, detached=not self.wait_for_completion)
@@ -276,19 +281,24 @@ class CustomJobOperator(BaseOperator):
             await push(xcoms.ID, job.job_id)
             await push(xcoms.REF, job.ref())
             await push(xcoms.JOB, xcoms.job_document(record, time.time()))
+            self.output_directory = output_directory(record)
             held = self._held(client, record, owner, context)
             if defer and not job.state.terminal and stopping.why is None:
                 await push(xcoms.POSITIONS, {})
                 return held
+            for key, link in links_of(self, context["ti"]).items():
+                await push(key, link)
             return await self._drive(stopping, context, self._driver(client, held))
 
     async def _later_leg(self, stopping: Stopping, context: Context, cancel: str = "") -> Job:
         """Drive the job that this try claimed before it was deferred; most often nothing is left to do."""
+        from airflow_customjob.supervisor.result import output_directory
         from airflow_customjob.task.xcoms import positions_at
 
         client, owner = self._client(), owner_of(context)
         async with client.backend.open():
             record = (await client.get(job_id_at(owner.where))).record
+            self.output_directory = output_directory(record)
             held = self._held(client, record, owner, context)
             driver = self._driver(client, held, await positions_at(owner.where))
             if cancel:
@@ -336,9 +346,10 @@ class CustomJobOperator(BaseOperator):
 
     def _driver(self, client: AsyncCustomJobClient, held: Held, positions: dict[str, str] | None = None) -> Driver:
         from airflow_customjob.task.drive import Driver
-        from airflow_customjob.task.xcoms import push_at
+        from airflow_customjob.task.xcoms import pull_at, push_at
 
-        return Driver(client, held, log=self.log, push=push_at(held.owner.where), positions=positions)
+        where = held.owner.where
+        return Driver(client, held, log=self.log, push=push_at(where), pull=pull_at(where), positions=positions)
 
     def _options(self) -> JobOptions:
         from airflow_customjob.plan.types import ClusterSpec, JobOptions, SingleReplica

@@ -15,6 +15,11 @@ def resource_name(record: JobRecord) -> str:
     return f"projects/{options.project}/locations/{options.region}/customJobs/{record.job_id}"
 
 
+def output_directory(record: JobRecord) -> str:
+    """The job's ``baseOutputDirectory``; empty: it has none."""
+    return str(record.request.job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix", ""))
+
+
 def ends_by(record: JobRecord) -> float | None:
     """When the job's ``scheduling.timeout`` passes, in seconds since the epoch; None: it has not been RUNNING yet."""
     if record.start_time is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -13,11 +14,19 @@ from airflow_customjob.client import AsyncCustomJobClient, Job
 from airflow_customjob.supervisor.ownership import Canceller, Verdict
 from airflow_customjob.supervisor.record import JobRecord
 from airflow_customjob.task.identity import Held
+from airflow_customjob.task.provenance import plan_document
 from airflow_customjob.task.sweep import sweeping
-from airflow_customjob.task.xcoms import Publisher, Push
+from airflow_customjob.task.usage import EVERY as SAMPLE_EVERY
+from airflow_customjob.task.xcoms import Publisher, Pull, Push
+
+log = logging.getLogger(__name__)
 
 OUT_OF_REACH = 5.0
 """Seconds between two attempts to reach an engine that does not answer."""
+FIRST_SAMPLE = 2.0
+"""Seconds after which what the replicas use is looked at first."""
+SAMPLE_SHARE = 20.0
+"""Seconds of pause for each that a sample took; Docker takes one for its own."""
 LAST_WORD = 5.0
 """Seconds that the last XComs may take."""
 
@@ -31,6 +40,7 @@ class Driver:
 
     :param log: the task's log; takes the replicas' lines as they come.
     :param push: stores an XCom of the task.
+    :param pull: reads one.
     :param positions: of log lines that the user was told already; kept up to date. None: nobody goes on after this process.
     """
 
@@ -41,13 +51,14 @@ class Driver:
         *,
         log: logging.Logger | Any,
         push: Push,
+        pull: Pull | None = None,
         positions: dict[str, str] | None = None,
     ) -> None:
         self.client = client
         self.held = held
         self._log = log
         self._positions = {} if positions is None else positions
-        self._publisher = Publisher(push, positions)
+        self._publisher = Publisher(push, positions, pull=pull, describe=self._describe)
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -55,9 +66,11 @@ class Driver:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(sweeping(self.client, self.held.owner.where, self._say))
             publishing = asyncio.create_task(self._publisher.run())
+            sampling = asyncio.create_task(self._sample())
             try:
                 yield
             finally:
+                sampling.cancel()
                 self._publisher.close()
                 await asyncio.wait([publishing], timeout=LAST_WORD)
                 publishing.cancel()
@@ -107,6 +120,21 @@ class Driver:
             will_retry=will_retry,
         )
         return verdict
+
+    def _describe(self, record: JobRecord) -> dict[str, Any]:
+        return plan_document(record, self.client.backend.capabilities(), time.time())
+
+    async def _sample(self) -> None:
+        """Tell what the replicas use, at a rate that costs their engine little."""
+        pause = FIRST_SAMPLE
+        while True:
+            await asyncio.sleep(pause)
+            began = time.monotonic()
+            try:
+                self._publisher.on_usage(await self.client.usage(self.held.job_id))
+            except EngineError as error:
+                log.debug("no sample of job %s: %s", self.held.job_id, error)
+            pause = max(SAMPLE_EVERY, SAMPLE_SHARE * (time.monotonic() - began))
 
     async def _check_engine(self) -> None:
         async with self.client.backend.open() as engine:

@@ -7,6 +7,8 @@ key                       value
 ``custom_job_ref``        the job's id, backend and engine: enough to find it from elsewhere
 ``custom_job``            the CustomJob as Vertex AI's REST API gives it, and :data:`OURS`
 ``custom_job_replicas``   one list a property, one element a replica
+``custom_job_usage``      what the replicas use, see :mod:`~airflow_customjob.task.usage`
+``custom_job_plan``       its images, packages and notes, see :mod:`~airflow_customjob.task.provenance`
 ``custom_job_output``     where its model is and how good: what assets are told, see :mod:`~airflow_customjob.task.outlets`
 ``custom_job_positions``  of the log lines that were told already; for the next triggerer
 ========================  ============================================================================
@@ -21,44 +23,61 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from airflow_customjob.backends.base import ReplicaStatus
+from airflow_customjob.backends.base import ReplicaStatus, Usage
 from airflow_customjob.spec.output import to_canonical
 from airflow_customjob.supervisor.record import JobRecord
 from airflow_customjob.supervisor.result import custom_job_of
 from airflow_customjob.task.comms import ask_airflow
+from airflow_customjob.task.usage import UsageHistory
 
 log = logging.getLogger(__name__)
 
-ID, REF, JOB, REPLICAS, OUTPUT, POSITIONS = (
+ID, REF, JOB, REPLICAS, USAGE, PLAN, OUTPUT, POSITIONS = (
     "custom_job_id",
     "custom_job_ref",
     "custom_job",
     "custom_job_replicas",
+    "custom_job_usage",
+    "custom_job_plan",
     "custom_job_output",
     "custom_job_positions",
 )
-OURS = ("generation", "attempt", "revision", "message")
+OURS = ("generation", "attempt", "revision", "message", "states")
 """Beside a CustomJob's own fields: how often the job was started anew, and restarted; milliseconds since the epoch when
-this was so; why it waits."""
+this was so; why it waits; the states it has been in, each with its milliseconds since the epoch."""
 EVERY = 2.0
 """Seconds between two values of one key, unless the job's state changes."""
 REPEAT = 30.0
 """Seconds after which a value is stored again although nothing has changed: a try before this one may have written over it
 in the moment in which it was being stopped."""
 
+MAX_STATES = 50
+"""The first state and the latest ones are told, of a job that was restarted very often."""
+
 Push = Callable[[str, Any], Awaitable[None]]
+Pull = Callable[[str], Awaitable[Any]]
 
 
-def job_document(record: JobRecord, now: float) -> dict[str, Any]:
+def job_document(record: JobRecord, now: float, states: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """
+    :param states: it has been in, as :func:`state_entry` gives them; none: only the present one is known.
+    """
     return {
         **to_canonical(custom_job_of(record)),
         "generation": record.generation,
         "attempt": record.attempt,
         "revision": int(now * 1000),
         "message": record.message,
+        "states": list(states or [state_entry(record)]),
     }
+
+
+def state_entry(record: JobRecord) -> dict[str, Any]:
+    """The state that the record has just come to."""
+    return {"state": record.state.name, "attempt": record.attempt, "at": int(record.update_time * 1000)}
 
 
 def replicas_document(record: JobRecord, replicas: Sequence[ReplicaStatus], now: float) -> dict[str, Any]:
@@ -100,10 +119,23 @@ class Publisher:
 
     :param push: stores one XCom.
     :param positions: kept up to date by the supervisor; None: nobody will need them.
+    :param pull: reads one XCom; what the process before has told of the same generation is gone on with.
+    :param describe: makes the value of :data:`PLAN`; it may take its time.
     """
 
-    def __init__(self, push: Push, positions: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        push: Push,
+        positions: Mapping[str, str] | None = None,
+        *,
+        pull: Pull | None = None,
+        describe: Callable[[JobRecord], dict[str, Any]] | None = None,
+    ) -> None:
         self._push = push
+        self._pull = pull
+        self._describe = describe
+        self._states: list[dict[str, Any]] = []
+        self._usage: UsageHistory | None = None
         self._positions = positions
         self._older = dict(positions or {})
         self._latest: tuple[JobRecord, Sequence[ReplicaStatus]] | None = None
@@ -115,7 +147,16 @@ class Publisher:
         """For the supervisor."""
         if self._latest is None or self._latest[0].state is not record.state:
             self._news.set()
+        entry = state_entry(record)
+        if not self._states or not _is_same_state(self._states[-1], entry):
+            self._states = [*self._states[:1], *self._states[1:][-(MAX_STATES - 2) :], entry]
         self._latest = (record, replicas)
+
+    def on_usage(self, usages: Sequence[Usage]) -> None:
+        """A sample of the replicas."""
+        if self._latest is not None:
+            self._usage = self._usage or UsageHistory(self._latest[0].generation)
+            self._usage.add(usages)
 
     def close(self) -> None:
         """Let :meth:`run` push what is left, and return."""
@@ -133,14 +174,35 @@ class Publisher:
             await self._push_latest()
         await self._push_latest()
 
+    async def _resume(self, pull: Pull, generation: int) -> None:
+        """Go on with what another process has told of this generation."""
+        try:
+            job, usage = await pull(JOB), await pull(USAGE)
+        except Exception as error:  # noqa: BLE001 - it would only have been shown
+            log.warning("what was shown of the job before cannot be read: %s", error)
+            return
+        if _generation(job) == generation:
+            before = [entry for entry in job.get("states", ()) if entry["at"] < self._states[0]["at"]]
+            known = before and _is_same_state(before[-1], self._states[0])
+            self._states = [*before, *self._states[1 if known else 0 :]]
+        if _generation(usage) == generation and self._usage is None:
+            self._usage = UsageHistory.of_document(usage)
+
     async def _push_latest(self) -> None:
         if self._latest is None:
             return
         record, replicas = self._latest
+        if self._pull is not None:
+            pull, self._pull = self._pull, None
+            await self._resume(pull, record.generation)
         now = time.time()
-        await self._changed(JOB, record, lambda: job_document(record, now))
+        await self._changed(JOB, record, lambda: job_document(record, now, self._states))
         if replicas or not record.state.terminal:  # the last sight of an ended job's replicas stays
             await self._changed(REPLICAS, tuple(replicas), lambda: replicas_document(record, replicas, now))
+        if (usage := self._usage) is not None:
+            await self._changed(USAGE, usage.latest_at, lambda: usage.document(now))
+        if (describe := self._describe) is not None:
+            await self._changed(PLAN, (record.prepared,), lambda: describe(record))
 
     async def _push_positions(self) -> None:
         if self._positions is not None:
@@ -157,6 +219,10 @@ class Publisher:
             log.warning("XCom %s could not be pushed (%s); trying again", key, error)
         else:
             self._pushed[key] = version, math.inf if key == POSITIONS else time.monotonic() + REPEAT
+
+
+def _is_same_state(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return (entry["state"], entry["attempt"]) == (other["state"], other["attempt"])
 
 
 def is_older(value: Any, stored: Any) -> bool:
@@ -180,6 +246,11 @@ def push_at(where: Mapping[str, str]) -> Push:
         await ask_airflow(XCom.set, key=key, value=value, **_address(where))
 
     return push
+
+
+def pull_at(where: Mapping[str, str]) -> Pull:
+    """Reads XComs of the task instance there."""
+    return partial(xcom_at, where)
 
 
 async def xcom_at(where: Mapping[str, str], key: str) -> Any:

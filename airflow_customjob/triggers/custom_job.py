@@ -115,14 +115,14 @@ class CustomJobTrigger(BaseTrigger):
     async def _driver(self) -> Driver:
         from airflow_customjob.client import AsyncCustomJobClient
         from airflow_customjob.task.drive import Driver
-        from airflow_customjob.task.xcoms import positions_at, push_at
+        from airflow_customjob.task.xcoms import positions_at, pull_at, push_at
 
         held = Held.from_json(self.held)
         where = held.owner.where
         if self._positions is None:
             self._positions = await positions_at(where)
         client = AsyncCustomJobClient(held.backend)
-        return Driver(client, held, log=self.log, push=push_at(where), positions=self._positions)
+        return Driver(client, held, log=self.log, push=push_at(where), pull=pull_at(where), positions=self._positions)
 
 
 async def to_its_end(kill: Coroutine[Any, Any, None]) -> None:
