@@ -38,7 +38,7 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     tags=["example", "customjob"],
-):
+) as dag:
     CustomJobOperator(
         task_id="hello",
         custom_job={

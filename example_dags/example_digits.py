@@ -97,7 +97,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,  # all runs write to one folder
     tags=["example", "customjob"],
-):
+) as dag:
     train = CustomJobOperator(
         task_id="train",
         custom_job={

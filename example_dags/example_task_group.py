@@ -47,7 +47,7 @@ with DAG(
     catchup=False,
     params={"patience": Param(1, type="integer", minimum=0, description="Seconds that the primary waits at its end")},
     tags=["example", "customjob"],
-):
+) as dag:
     train = CustomJobTaskGroup(
         group_id="train",
         custom_job={

@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = {"example_custom_job", "example_digits", "example_task_group"}
+from airflow_customjob import CustomJobClient, ProcessBackend
+from airflow_customjob.plan.types import JobOptions
+from airflow_customjob.testing import Ran, run_dag
+from airflow_customjob.testing.fixtures import airflow_database, task_log  # noqa: F401 - fixtures
+
+EXAMPLES = {
+    "example_anywhere",
+    "example_custom_job",
+    "example_digits",
+    "example_gc",
+    "example_gpu",
+    "example_retraining",
+    "example_retraining_deploy",
+    "example_sweep",
+    "example_task_group",
+}
 
 
 def _airflow(root: Path, home: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -55,27 +72,102 @@ def test_the_examples_are_all_the_dags_there_are_and_parse_without_an_engine(roo
     assert engines == []
 
 
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(
+    root: Path,
+    tmp_path: Path,
+    airflow_database: None,  # noqa: F811
+    task_log: Callable[[], str],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> Run:
+    """Runs an example in this process, and its jobs as processes."""
+    monkeypatch.setenv("CUSTOMJOB_EXAMPLE_FOLDER", str(tmp_path / "out"))
+    monkeypatch.setenv("AIRFLOW__CUSTOMJOB__PROCESS_DIR", str(tmp_path / "processes"))
+
+    def run(dag_id: str, **conf: object) -> Ran:
+        return run_dag(runpy.run_path(str(root / "example_dags" / f"{dag_id}.py"))["dag"], task_log, run_conf=conf)
+
+    return run
+
+
 @pytest.mark.airflow
-def test_the_quickstart_runs_on_processes(root: Path, tmp_path: Path) -> None:
-    assert _airflow(root, tmp_path, "-m", "airflow", "db", "migrate").returncode == 0
-    done = _airflow(root, tmp_path, "-m", "airflow", "dags", "test", "example_custom_job")
-    log = done.stdout + done.stderr
-    said = set(
-        re.findall(r"(workerpool\d-\d): Hello in manual__\S+ from rank (\d) of 3, whose primary is 127\.0\.0\.1", log)
+def test_the_quickstart_runs(run: Run) -> None:
+    ran = run("example_custom_job")
+    said = re.findall(
+        r"(workerpool\d-\d): Hello in manual__\S+ from rank (\d) of 3, whose primary is 127\.0\.0\.1", ran.log
     )
-    assert said == {("workerpool0-0", "0"), ("workerpool1-0", "1"), ("workerpool1-1", "2")}, log
-    assert "JOB_STATE_SUCCEEDED" in log
+    assert set(said) == {("workerpool0-0", "0"), ("workerpool1-0", "1"), ("workerpool1-1", "2")}, ran.log
+    assert ran.state == "success"
 
 
 @pytest.mark.airflow
-def test_the_group_runs_on_processes(root: Path, tmp_path: Path) -> None:
-    assert _airflow(root, tmp_path, "-m", "airflow", "db", "migrate").returncode == 0
-    done = _airflow(root, tmp_path, "-m", "airflow", "dags", "test", "example_task_group")
-    log = done.stdout + done.stderr
+def test_the_group_runs(run: Run) -> None:
+    ran = run("example_task_group", patience=0)
     for replica, rank in (("workerpool0-0", 0), ("workerpool1-0", 1), ("workerpool1-1", 2)):
-        assert f"{replica}: epoch 3 of 3 on rank {rank}" in log
-        assert f"{replica} was gone before it could be read here" in log
-    assert re.search(r"rows ended at \S+ as projects/0/locations/local/customJobs/\d{18}", log), log
+        assert f"{replica}: epoch 3 of 3 on rank {rank}" in ran.log
+        assert f"{replica} was gone before it could be read here" in ran.log
+    assert re.fullmatch(r"rows ended at \S+ as projects/0/locations/local/customJobs/\d{18}", ran.xcom("report"))
+
+
+@pytest.mark.airflow
+def test_the_retraining_goes_on_where_its_first_try_died(run: Run, tmp_path: Path) -> None:
+    ran = run("example_retraining", interrupt_at=12)
+    assert ran.states == {"preprocess": "success", "train": "success", "evaluate": "success"}, ran.log
+    assert "interrupted after epoch 12" in ran.log
+    assert "goes on after epoch 12" in ran.log
+    assert ran.log.count("workerpool0-0: epoch 12 of 20") == 1
+    ((asset, extra),) = ran.asset_events()
+    assert (asset, extra["metrics"]["accuracy"] > 0.8) == ("example-churn-model", True)
+    assert json.loads((Path(extra["model_dir"]) / "model.json").read_text())
+
+
+@pytest.mark.airflow
+def test_a_model_that_is_not_good_enough_is_not_published(run: Run) -> None:
+    ran = run("example_retraining", at_least=1.0)
+    assert ran.states["evaluate"] == "failed"
+    assert ran.asset_events() == []
+
+
+@pytest.mark.airflow
+def test_the_sweep_finds_the_best_trial(run: Run) -> None:
+    ran = run("example_sweep")
+    best = ran.xcom("best")
+    losses = [ran.xcom("trial", "custom_job_output", map_index)["metrics"]["loss"] for map_index in range(4)]
+    assert len(set(losses)) == 4
+    assert best["metrics"]["loss"] == min(losses) < 1e-6 < max(losses)
+    assert re.search(r"/sweep/manual__[^/]+/\d/model/$", best["model_dir"])
+    assert "trial[1]" in ran.states, "rows are named by their trial"
+
+
+@pytest.mark.airflow
+def test_what_runs_anywhere_runs_on_own_machines_without_googles_provider(run: Run) -> None:
+    ran = run("example_anywhere")
+    assert "workerpool1-1: rank 2 in europe-west4" in ran.log
+    assert re.fullmatch(r"projects/0/locations/europe-west4/customJobs/\d+ ended as 4", ran.xcom("report"))
+
+
+@pytest.mark.airflow
+def test_the_gpu_jobs_are_given_gpus(run: Run) -> None:
+    ran = run("example_gpu")
+    assert set(ran.states.values()) == {"success"}
+    assert len(re.findall(r"workerpool0-0: GPU [01]$", ran.log, re.MULTILINE)) == 3
+
+
+@pytest.mark.airflow
+def test_the_nightly_clean_up_removes_what_is_past_its_time(run: Run, tmp_path: Path) -> None:
+    client = CustomJobClient(ProcessBackend(str(tmp_path / "processes")))
+    job = client.run(json.loads(SLEEPER), JobOptions(record_ttl=0))
+    ran = run("example_gc")
+    assert ran.states == {"collect[process]": "success"}
+    assert job.job_id in str(ran.xcom("collect", map_index=0))
+    assert client.list() == []
+
+
+SLEEPER = """{"worker_pool_specs": [{"machine_spec": {"machine_type": "n1-standard-4"}, "replica_count": 1,
+              "container_spec": {"image_uri": "python:3.11-slim", "command": ["true"]}}]}"""
 
 
 def _demo(root: Path, tmp_path: Path, backend: str) -> str:

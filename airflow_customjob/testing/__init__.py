@@ -22,7 +22,7 @@ from airflow_customjob.backends.fake import (
     run_in_virtual_time,
     runs_for_ever,
 )
-from airflow_customjob.testing.dags import FakeJobs, Ran
+from airflow_customjob.testing.dags import FakeJobs, Ran, run_dag
 
 __all__ = [
     "FakeBackend",
@@ -35,6 +35,7 @@ __all__ = [
     "is_lost",
     "killed_by",
     "out_of_memory",
+    "run_dag",
     "run_in_virtual_time",
     "runs_for_ever",
 ]

@@ -67,6 +67,18 @@ class Ran:
             return [(event.asset.name, event.extra) for event in events]
 
 
+def run_dag(dag: DAG, take_log: Callable[[], str] = str, **how: Any) -> Ran:
+    """``dag.test()`` of a DAG that is in no DAGs folder; its jobs run where it says, as processes for instance.
+
+    :param take_log: gives what was logged since it was called last.
+    :param how: arguments of ``dag.test()``, as ``run_conf``.
+    """
+    _store(dag)
+    take_log()
+    run = dag.test(**how)
+    return Ran(run, take_log())
+
+
 class FakeJobs:
     """Runs DAGs whose custom jobs run nothing: each replica follows its script, and without one exits with 0 at once.
 
@@ -93,10 +105,7 @@ class FakeJobs:
         :param how: arguments of ``dag.test()``, as ``run_conf``.
         """
         with _on(self.world, dag):
-            _store(dag)
-            self._take_log()
-            run = dag.test(**how)
-        return Ran(run, self._take_log())
+            return run_dag(dag, self._take_log, **how)
 
     def jobs(self) -> list[Job]:
         """Every job that was submitted, the latest first."""

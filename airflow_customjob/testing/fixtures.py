@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 
 import pytest
 
@@ -43,13 +44,19 @@ def airflow_database() -> None:
 
 
 @pytest.fixture
-def fake_jobs(airflow_database: None, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> FakeJobs:
-    """Runs DAGs whose custom jobs follow scripts: :class:`~airflow_customjob.testing.FakeJobs`, on an engine of this test's own."""
+def task_log(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Gives what tasks have logged since it was called last, for :func:`~airflow_customjob.testing.run_dag`."""
 
-    def take_log() -> str:
+    def take() -> str:
         out, err = capsys.readouterr()
         log = out + err + caplog.text
         caplog.clear()
         return log
 
-    return FakeJobs(take_log=take_log)
+    return take
+
+
+@pytest.fixture
+def fake_jobs(airflow_database: None, task_log: Callable[[], str]) -> FakeJobs:
+    """Runs DAGs whose custom jobs follow scripts: :class:`~airflow_customjob.testing.FakeJobs`, on an engine of this test's own."""
+    return FakeJobs(take_log=task_log)
