@@ -26,9 +26,12 @@ from airflow_customjob.anywhere import run as run_anywhere
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Usage
 from airflow_customjob.plan.identity import new_job_id
+from airflow_customjob.packaging.first import UNREACHABLE, package_problems
+from airflow_customjob.packaging.store import Store, packages_folder
 from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, request_digest
 from airflow_customjob.plan.types import Capabilities, JobId, JobOptions, JobPlan, JobRequest
 from airflow_customjob.spec.job_state import JobState
+from airflow_customjob.settings import setting
 from airflow_customjob.spec.loader import check
 from airflow_customjob.spec.message import CustomJob
 from airflow_customjob.spec.output import to_canonical, to_sdk_dict
@@ -184,12 +187,19 @@ class AsyncCustomJobClient:
                 job_id or new_job_id(),
                 owner or new_owner(),
                 request,
+        :raises EngineError: the engine, or the server of a package, does not answer.
                 request_digest(request),
                 clock=self._clock,
             )
         return verdict, self._job(record)
 
     async def supervise(
+
+        async def first() -> None:
+            if self.backend.capabilities().fetches and (problems := await package_problems(request, say)):
+                refused = SpecError([*problems, *warnings])
+                raise refused if any(problem.rule != UNREACHABLE for problem in problems) else EngineError(str(refused))
+
         self,
         job_id: str,
         *,
@@ -197,6 +207,7 @@ class AsyncCustomJobClient:
         generation: int | None = None,
         sink: Sink | None = None,
         say: Say = log.info,
+                first=first,
         on_change: OnChange | None = None,
         positions: dict[str, str] | None = None,
         hold_removal: float = 0.0,
@@ -262,13 +273,11 @@ class AsyncCustomJobClient:
         job_id, owner = job_id or new_job_id(), owner or new_owner()
         driving: dict[str, Any] = {"sink": sink, "positions": {}, "say": say, "on_change": on_change}
         async with self.backend.open():  # one connection for all that follows
-            claiming = asyncio.ensure_future(
-                self.submit(custom_job, options, job_id=job_id, owner=owner, say=say, **reading)
-            )
             try:
-                _, job = await asyncio.shield(claiming)  # half a claim would be nobody's to call off
+                _, job = await self.submit(
+                    custom_job, options, job_id=job_id, owner=owner, logs=logs, say=say, **reading
+                )
             except asyncio.CancelledError:
-                await asyncio.gather(claiming, return_exceptions=True)
                 await self._call_off(job_id, owner, driving)
                 raise
             return await self.drive(job_id, owner=owner, generation=job.record.generation, **driving)
@@ -418,6 +427,25 @@ class CustomJobClient:
     def run(
         self,
         custom_job: object,
+def _prune_packages(dry_run: bool, say: Say) -> None:
+    """One that is removed comes again when it is needed."""
+    age = float(setting("packages_ttl"))
+    for package in Store(packages_folder()).prune(age, time.time(), dry_run=dry_run):
+        say(f"package {package}: remove: it was not used for {age:.0f} s (packages_ttl)")
+
+
+def _waiting(
+    call: Callable[Concatenate[AsyncCustomJobClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[CustomJobClient, P], T]:
+    """The same for code outside an event loop, with the same arguments and documentation."""
+
+    @wraps(call)
+    def waits(self: CustomJobClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run_anywhere(call(self._client, *args, **kwargs))
+
+    return waits
+
+
         options: JobOptions | None = None,
         *,
         job_id: JobId | None = None,
@@ -493,5 +521,6 @@ class CustomJobClient:
     def gc(
         self, *, owner_state: OwnerState | None = None, dry_run: bool = False, say: Say = log.info
     ) -> Sequence[Collected]:
-        """See :meth:`AsyncCustomJobClient.gc`."""
+        """See :meth:`AsyncCustomJobClient.gc`; packages go too that nobody has used here for ``packages_ttl``."""
+        _prune_packages(dry_run, say)
         return run_anywhere(self._client.gc(owner_state=owner_state, dry_run=dry_run, say=say))

@@ -32,6 +32,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "example": "86400",
         "default": "604800",
     },
+    "packages_ttl": {
+        "description": "Seconds that a fetched Python package is kept on a machine after its last use, until `customjob gc` "
+        "removes it.",
+        "version_added": "0.1.0",
+        "type": "float",
+        "example": "86400",
+        "default": "2592000",
+    },
     "process_dir": {
         "description": "Folder where the process backend keeps the state, logs and environments of its jobs. Empty "
         "means airflow-customjob/processes in the user's state directory.",

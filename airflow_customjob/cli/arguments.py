@@ -102,6 +102,8 @@ JOB_OPTIONS = (
             metavar="ID"),
     _Option("--project", "project", "project of CLOUD_ML_PROJECT_ID and of the job's resource name (0)"),
     _Option("--region", "region", "region of CLOUD_ML_REGION and of the job's resource name (local)"),
+    _Option("--gcp-conn-id", "gcp_conn_id", "Airflow connection to Google Cloud, to read packages from gs:// (`airflow customjob`)",
+            metavar="ID"),
     _Option("--record-ttl", "record_ttl", "seconds that the ended job's record is kept ([customjob] record_ttl)",
             _seconds, "SECONDS"),
 )  # fmt: skip

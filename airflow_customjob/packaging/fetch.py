@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow_customjob.packaging.archives import NAME, why_no_package
 from airflow_customjob.packaging.package import Fetched, PackageError, os_words
-from airflow_customjob.packaging.sources import Located, Unchanged, locate
+from airflow_customjob.packaging.sources import Located, Unchanged, is_local, locate
 from airflow_customjob.packaging.store import Say, Sink, Store, packages_folder
 
 MAX_SIZE = 2 * 2**30
@@ -40,12 +40,13 @@ async def fetch(
             return await _fetch(uri, gcp_conn_id, say, store, max_size)
 
     results = await asyncio.gather(*map(one, uris), return_exceptions=True)
-    wrong = [(index, result) for index, result in enumerate(results) if isinstance(result, BaseException)]
-    for _, error in wrong:
-        if not isinstance(error, PackageError):
-            raise error
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, PackageError):
+            raise result
+    wrong = [(index, result) for index, result in enumerate(results) if isinstance(result, PackageError)]
     if wrong:
-        raise PackageError("\n".join(f"python_package_spec.package_uris[{index}]: {error}" for index, error in wrong))
+        lines = (f"python_package_spec.package_uris[{index}]: {error}" for index, error in wrong)
+        raise PackageError("\n".join(lines), each=wrong)
     return tuple(result for result in results if isinstance(result, Fetched))
 
 
@@ -58,14 +59,15 @@ async def _fetch(uri: str, gcp_conn_id: str | None, say: Say, store: Store, max_
     try:
         return await _brought(uri, found, say, store, max_size)
     except PackageError as error:
-        raise PackageError(f"{found.shown}: {error.message}") from None
+        raise PackageError(f"{found.shown}: {error.message}", passing=error.passing) from None
     except OSError as error:
         raise PackageError(f"{found.shown}: it cannot be read or kept: {os_words(error)}") from None
 
 
 async def _brought(uri: str, found: Located, say: Say, store: Store, max_size: int) -> Fetched:
     version, here = await asyncio.to_thread(store.known, uri, found.shown)
-    say(f"Downloading the package: {found.shown}")
+    if here is None and not is_local(uri):
+        say(f"Downloading the package: {found.shown}")
     with store.incoming() as file:
         sink = Sink(file, found.shown, max_size, say)
         try:

@@ -62,10 +62,11 @@ class CloudStorage:
                 retry=retry,
             )
         except GoogleAPICallError as error:
-            raise PackageError(_refused(error.code, who)) from None
+            raise PackageError(_refused(error.code, who), passing=(error.code or 500) >= 500) from None
         except (GoogleAuthError, RetryError, RequestException, DataCorruption) as error:
             raise PackageError(
-                f"Cloud Storage did not give it ({type(error).__name__}) to {who}: check that it answers here"
+                f"Cloud Storage did not give it ({type(error).__name__}) to {who}: check that it answers here",
+                passing=True,
             ) from None
         if blob.crc32c and checked.crc32c != blob.crc32c:
             raise PackageError("it came damaged: its CRC32C is not the object's; try again")

@@ -63,7 +63,8 @@ class Download:
                         pauses, before = list(PAUSES), sink.size
                     if not pauses:
                         raise PackageError(
-                            f"it cannot be downloaded: {_words(error)}; check the URL, and that it answers here"
+                            f"it cannot be downloaded: {_words(error)}; check the URL, and that it answers here",
+                            passing=True,
                         ) from None
                     await asyncio.sleep(max(pauses.pop(0), getattr(error, "after", 0.0)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,15 @@ class PackageError(Exception):
     """A package cannot be had.
 
     :param message: which one, why, and what to do; without the credentials that its URI may hold.
+    :param passing: it may be there another time: a server did not answer.
+    :param each: of several, by its place in the list.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, passing: bool = False, each: Sequence[tuple[int, PackageError]] = ()) -> None:
         super().__init__(message)
         self.message = message
+        self.passing = passing
+        self.each = tuple(each)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def capabilities_of(backend: str) -> Capabilities:
     loopback, isolated, refused, emulated = _BACKENDS[backend]
     rows = [FieldSupport(path, Support.REFUSED, note) for path, note in refused.items()]
     rows += [FieldSupport(path, Support.EMULATED, note) for path, note in emulated.items()]
-    return Capabilities(backend, loopback, isolated, tuple(rows))
+    return Capabilities(backend, loopback, isolated, tuple(rows), fetches=backend != "fake")
 
 
 def support_problems(job: CustomJob, capabilities: Capabilities, ignore_fields: tuple[str, ...]) -> list[Problem]:

@@ -168,7 +168,9 @@ def _pool(index: int, spec: WorkerPoolSpec, options: JobOptions) -> _Pool:
     image = spec.python_package_spec.executor_image_uri if is_package else spec.container_spec.image_uri
     package, command, work = None, tuple(spec.container_spec.command), Work()
     if is_package:
-        package = Package(tuple(spec.python_package_spec.package_uris), spec.python_package_spec.python_module)
+        package = Package(
+            tuple(spec.python_package_spec.package_uris), spec.python_package_spec.python_module, options.gcp_conn_id
+        )
         command = ("python3", "-m", package.module)
         work = Work(package.module, package.uris, tuple(task.args))
     resources = resources_of(spec.machine_spec)

@@ -56,6 +56,8 @@ class JobOptions:
     :param region: for CLOUD_ML_REGION and the job's resource name.
     :param memory_limits: give replicas the machine type's memory as a hard limit (off: Vertex machines are whole VMs).
     :param record_ttl: seconds that the record of an ended job is kept (default 7 days).
+    :param gcp_conn_id: an Airflow connection to Google Cloud, by which packages are read from ``gs://``; None: application
+        default credentials.
     :param secret_env: pairs of a variable's name and where its value is found when a replica is created
         (:mod:`airflow_customjob.backends.secrets`); the value itself is in no plan, record or log.
     """
@@ -73,6 +75,7 @@ class JobOptions:
     region: str = "local"
     memory_limits: bool = False
     record_ttl: float = 7 * 24 * 3600.0
+    gcp_conn_id: str | None = None
     secret_env: tuple[tuple[str, str], ...] = ()
 
 
@@ -132,6 +135,7 @@ class Capabilities:
     :param loopback: replicas share one network namespace: hosts are 127.0.0.1 and ports differ.
     :param isolated: a replica runs its image; otherwise its command runs on this host and the image is not honoured.
     :param fields: fields that are not simply honoured.
+    :param fetches: whoever launches a job brings its Python packages.
     :param host_cpus: CPUs of the host where that bounds a replica; None: not known or not bounding.
     """
 
@@ -139,6 +143,7 @@ class Capabilities:
     loopback: bool
     isolated: bool
     fields: tuple[FieldSupport, ...] = ()
+    fetches: bool = True
     host_cpus: float | None = None
 
 
@@ -179,10 +184,12 @@ class Package:
 
     :param uris: packages in the order they are installed.
     :param module: run as ``python3 -m <module>``.
+    :param gcp_conn_id: an Airflow connection to Google Cloud, for ``gs://``.
     """
 
     uris: tuple[str, ...]
     module: str
+    gcp_conn_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 from airflow_customjob.backends.base import Engine, Phase, RecordConflict, ReplicaStatus
 from airflow_customjob.plan.types import JobId, JobRequest
@@ -34,10 +36,18 @@ class ClaimRefused(Exception):
 
 
 async def claim_job(
-    engine: Engine, job_id: JobId, owner: Owner, request: JobRequest, digest: str, *, clock: Clock = time.time
+    engine: Engine,
+    job_id: JobId,
+    owner: Owner,
+    request: JobRequest,
+    digest: str,
+    *,
+    first: Callable[[], Awaitable[None]] | None = None,
+    clock: Clock = time.time,
 ) -> tuple[Claim, JobRecord]:
     """Become the job's owner, or find that ``owner`` is already; creates nothing but the record.
 
+    :param first: what has to go well before a job is begun; not for one that is there and goes on.
     :returns: how it was claimed, and the record to go on with, whose request counts.
     :raises ClaimRefused: another engine, or a later owner.
     """
@@ -59,13 +69,27 @@ async def claim_job(
         if verdict is Claim.TAKE_OVER and held is not None:
             claimed = touched(held, clock(), owner=owner)
         else:
+            if first is not None:
+                await first()
+                first = None
+                continue
             generation = held.generation + 1 if held else 1
             claimed = new_record(job_id, owner, here, request, digest, clock(), generation=generation)
         try:
-            await engine.write_record(job_id, encode(claimed), if_version=stored.version if stored else 0)
+            await _whole(engine.write_record(job_id, encode(claimed), if_version=stored.version if stored else 0))
         except RecordConflict:
             continue
         return verdict, claimed
+
+
+async def _whole(call: Coroutine[Any, Any, object]) -> None:
+    """To its end, also where this task is cancelled meanwhile: half a claim would be nobody's to call off."""
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _rebuilt(

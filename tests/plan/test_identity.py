@@ -65,6 +65,7 @@ OTHER_OPTIONS = {
     "region": "r",
     "memory_limits": True,
     "record_ttl": 1.0,
+    "gcp_conn_id": "gcp",
     "secret_env": (("A", "b"),),
 }
 

@@ -391,7 +391,7 @@ async def _packages(pool: PoolPlan, say: Say) -> tuple[Fetched, ...]:
     if pool.package is None:
         return ()
     try:
-        packages = await fetch(pool.package.uris, say)
+        packages = await fetch(pool.package.uris, say, gcp_conn_id=pool.package.gcp_conn_id)
     except PackageError as error:
         raise LaunchRefused(error.message) from error
     size = sum(package.size for package in packages)

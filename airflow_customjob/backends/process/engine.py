@@ -69,7 +69,7 @@ class ProcessEngine:
             if pool.package is None:
                 continue
             try:
-                packages = await fetch(pool.package.uris, say)
+                packages = await fetch(pool.package.uris, say, gcp_conn_id=pool.package.gcp_conn_id)
             except PackageError as error:
                 raise LaunchRefused(f"{pool.name}: {error.message}") from None
             environment = await environment_for(
