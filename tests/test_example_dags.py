@@ -153,7 +153,7 @@ def test_what_runs_anywhere_runs_on_own_machines_without_googles_provider(run: R
 def test_the_gpu_jobs_are_given_gpus(run: Run) -> None:
     ran = run("example_gpu")
     assert set(ran.states.values()) == {"success"}
-    assert len(re.findall(r"workerpool0-0: GPU [01]$", ran.log, re.MULTILINE)) == 3
+    assert len(re.findall(r"workerpool0-0: GPU [01]\b", ran.log)) == 3
 
 
 @pytest.mark.airflow

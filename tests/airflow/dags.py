@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset, task
 
 from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, KubernetesBackend
 
@@ -92,6 +93,28 @@ with DAG("group_of_forty", schedule=None):
         custom_job={"displayName": "forty", "jobSpec": {"workerPoolSpecs": forty}},
         backend="process",
     )
+
+WRITES = """
+import os, pathlib
+folder = pathlib.Path(os.environ["AIP_MODEL_DIR"])
+folder.mkdir(parents=True)
+(folder / "metrics.json").write_text('{"accuracy": 0.97}')
+"""
+MODEL = Asset("model")
+
+with DAG("model", schedule=None):
+    spec = job(WRITES)
+    spec["jobSpec"]["workerPoolSpecs"].pop()
+    spec["jobSpec"]["baseOutputDirectory"] = {"outputUriPrefix": f"{os.environ['AIRFLOW_HOME']}/{{{{ run_id }}}}"}
+    CustomJobOperator(task_id="train", custom_job=spec, backend="process", deferrable=True, outlets=[MODEL])
+
+with DAG("model_deploy", schedule=[MODEL]):
+
+    @task(task_id="train")
+    def deploy(*, triggering_asset_events: Any) -> Any:
+        return triggering_asset_events[MODEL][-1].extra
+
+    deploy()
 
 with DAG("detached", schedule=None):
     submit = CustomJobOperator(
