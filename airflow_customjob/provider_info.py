@@ -17,12 +17,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "process",
     },
     "installation_id": {
-        "description": "Part of every job's identity. Give each Airflow its own when several share one engine; only then "
-        "are jobs cancelled whose DAG run was deleted.",
+        "description": "Part of every job's identity, so that several Airflows may share one engine. Empty means one that is "
+        "made once and kept in Airflow's Variable `customjob_installation_id`.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "team-a",
-        "default": "default",
+        "default": "",
     },
     "record_ttl": {
         "description": "Seconds that the record of an ended job is kept on its engine, so that a late retry finds the "
@@ -48,14 +48,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "example": "/var/lib/airflow/customjob",
         "default": "",
     },
-}
-
-
-def get_provider_info() -> dict[str, Any]:
-    """Describe this provider in the form of Airflow's ``provider_info.schema.json``."""
-    return {
-        "package-name": "airflow-customjob",
-        "name": _INTEGRATION,
     "tab": {
         "description": "Pages on which Airflow's UI has the tab Custom Job: task_instance, dag_run, both, or empty for none. "
         "Airflow offers a tab on the pages of all DAGs or of none.",
@@ -64,6 +56,14 @@ def get_provider_info() -> dict[str, Any]:
         "example": "task_instance",
         "default": "task_instance,dag_run",
     },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Describe this provider in the form of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-customjob",
+        "name": _INTEGRATION,
         "description": "Vertex AI's CustomJob on one's own machines.",
         "versions": [__version__],
         "integrations": [

@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import (
 from airflow_customjob.operators.custom_job import CustomJobOperator
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.ownership import ENDED_TASK, GONE, UNKNOWN
-from airflow_customjob.task.identity import is_dag_test, state_at, where_of
+from airflow_customjob.task.identity import is_dag_test, place_of, state_at
 from airflow_customjob.task.thread import Stop, SupervisorThread
 from airflow_customjob.triggers.row import ReplicaRowTrigger
 
@@ -271,7 +271,7 @@ class CustomJobResultOperator(BaseOperator):
         from airflow_customjob.task.outlets import tell_assets
         from airflow_customjob.task.xcoms import JOB, OUTPUT
 
-        index = int(where_of(context["ti"])["map_index"])
+        index = int(place_of(context["ti"])["map_index"])
         _, run = _places(context, self.run_task_id, index)
         pull = partial(context["ti"].xcom_pull, task_ids=self.run_task_id, map_indexes=index)
         match state_at(run):
@@ -291,7 +291,7 @@ class CustomJobResultOperator(BaseOperator):
 
 def _places(context: Context, run_task_id: str, run_map_index: int) -> tuple[dict[str, str], dict[str, str]]:
     """Where this task is, and where the job's owner."""
-    me = where_of(context["ti"])
+    me = place_of(context["ti"])
     return me, {**me, "task_id": run_task_id, "map_index": str(run_map_index)}
 
 

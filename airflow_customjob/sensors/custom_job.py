@@ -176,9 +176,9 @@ class CustomJobSensor(BaseSensorOperator):
         return Watched(where={key: value for key, value in where.items() if value is not None}, targets=targets)
 
     def _me(self, context: Context) -> dict[str, str]:
-        from airflow_customjob.task.identity import where_of
+        from airflow_customjob.task.identity import place_of
 
-        return where_of(context["ti"])
+        return place_of(context["ti"])
 
     def _result(self, outcome: Outcome) -> dict[str, Any]:
         """:raises AirflowException: there is none."""

@@ -3,7 +3,7 @@
 A job's names follow from its identity, so every try of an Airflow task meets the same record. Its owner is the task
 instance that claimed it last. Task-instance ids are UUIDv7, so of two keys the greater is the later one. Seen on Airflow
 3.3: a clear gives a new id and raises ``max_tries`` and the run's ``clear_number``; a retry gives a new id and a higher
-``try_number`` and leaves both; a deleted and recreated run starts all of them anew, under a later id.
+``try_number`` and leaves both; a deleted and recreated run starts all of them anew, under a later id, and has another start.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def claim(record: JobRecord | None, owner: Owner, digest: str, engine: str) -> C
     if record is None:
         return Claim.CREATE
     held = record.owner
-    same_try_chain = (owner.max_tries, owner.clear_number) == (held.max_tries, held.clear_number)
+    same_try_chain = _chain(owner) == _chain(held)
     rows = (
         (record.engine != engine, Claim.REFUSE_ENGINE),
         (owner.key == held.key, Claim.GO_ON),
@@ -60,6 +60,11 @@ def claim(record: JobRecord | None, owner: Owner, digest: str, engine: str) -> C
         ),
     )
     return next((verdict for fits, verdict in rows if fits), Claim.REPLACE)
+
+
+def _chain(owner: Owner) -> tuple[int, int, str]:
+    """What all tries of a task have in common that one may take over from another."""
+    return owner.max_tries, owner.clear_number, owner.where.get("run_started", "")
 
 
 def drives(record: JobRecord, owner: Owner, generation: int) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
+from uuid import uuid4
 
 from airflow_customjob.plan.identity import job_id_of
 from airflow_customjob.plan.types import JobId
@@ -12,8 +15,15 @@ from airflow_customjob.settings import setting
 from airflow_customjob.supervisor.ownership import GONE, UNKNOWN
 from airflow_customjob.supervisor.record import Owner
 
+INSTALLATION = "customjob_installation_id"
+"""Airflow's Variable that holds the installation's id where the configuration gives none."""
+MEANWHILE = 1.0
+"""Seconds in which several tasks that found no such Variable have all made one: the last one's counts."""
+
 IDENTITY = ("installation", "dag_id", "run_id", "task_id", "map_index")
 """The parts of ``Owner.where`` that a job's id follows from, in that order."""
+RUN_STARTED = "run_started"
+"""Key of ``Owner.where``: start of the DAG run, by which a run that was deleted and made again under its old id is another one."""
 DETACHED = "detached"
 """Key of ``Owner.where``: the task did not wait for the job, so its success does not end the job."""
 
@@ -45,19 +55,44 @@ class Held:
         return cls(**{**data, "owner": Owner(**data["owner"])})
 
 
-def where_of(ti: Any, *, detached: bool = False) -> dict[str, str]:
-    """Where a task instance is: what ``Owner.where`` holds.
+@cache
+def installation_id(meanwhile: float = MEANWHILE) -> str:
+    """The configured one; else one that only this Airflow has, since its database keeps it. Blocks: it asks Airflow."""
+    if given := setting("installation_id"):
+        return given
+    from airflow.sdk import Variable
 
-    :param ti: the task instance of a context.
-    """
+    if Variable.get(INSTALLATION, default=None) is None:
+        Variable.set(INSTALLATION, uuid4().hex[:12], description="Part of the identity of every CustomJob: keep it")
+        time.sleep(meanwhile)
+    return str(Variable.get(INSTALLATION))
+
+
+def place_of(ti: Any) -> dict[str, str]:
+    """Where a task instance of a context is, within its installation."""
     map_index = -1 if ti.map_index is None else ti.map_index
-    parts = (setting("installation_id"), ti.dag_id, ti.run_id, ti.task_id, str(map_index))
-    return dict(zip(IDENTITY, parts, strict=True)) | ({DETACHED: "true"} if detached else {})
+    return dict(zip(IDENTITY[1:], (ti.dag_id, ti.run_id, ti.task_id, str(map_index)), strict=True))
+
+
+def where_of(context: Mapping[str, Any], *, detached: bool = False) -> dict[str, str]:
+    """Where a try of a task is: what ``Owner.where`` holds."""
+    started = context["dag_run"].start_date
+    return {
+        "installation": installation_id(0.0 if is_dag_test(context) else MEANWHILE),
+        **place_of(context["ti"]),
+        RUN_STARTED: "" if started is None else started.isoformat(),
+        **({DETACHED: "true"} if detached else {}),
+    }
 
 
 def job_id_at(where: Mapping[str, str]) -> JobId:
     """The id of the job of the task instance there; every try has the same."""
     return job_id_of(*(where[part] for part in IDENTITY))
+
+
+def is_same_task(one: Owner, other: Owner) -> bool:
+    """Whether both are tries of one task instance."""
+    return all(one.where.get(part) == other.where.get(part) for part in IDENTITY)
 
 
 def owner_of(context: Mapping[str, Any], *, detached: bool = False) -> Owner:
@@ -68,7 +103,7 @@ def owner_of(context: Mapping[str, Any], *, detached: bool = False) -> Owner:
         try_number=ti.try_number,
         max_tries=ti.max_tries,
         clear_number=run.clear_number or 0,
-        where=where_of(ti, detached=detached),
+        where=where_of(context, detached=detached),
     )
 
 

@@ -13,9 +13,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from airflow_customjob.client import AsyncCustomJobClient
-from airflow_customjob.provider_info import OPTIONS
 from airflow_customjob.supervisor.follow import DRAIN_BUDGET
-from airflow_customjob.supervisor.ownership import GONE, UNKNOWN
+from airflow_customjob.supervisor.ownership import UNKNOWN
 from airflow_customjob.supervisor.record import Owner
 from airflow_customjob.task.comms import ask_airflow
 from airflow_customjob.task.identity import DETACHED, state_at
@@ -85,15 +84,12 @@ async def sweep(
 async def state_of(owner: Owner, installation: str) -> str | None:
     """State of the task that owns a job, as the sweep may take it.
 
-    Another installation's is UNKNOWN. Under the default installation id so is one that does not exist: a second Airflow that
-    shares the engine may have been left at the default too. The success of a task that did not wait ends nothing.
+    Another installation's is UNKNOWN. The success of a task that did not wait ends nothing.
     """
     where = owner.where
     if where.get("installation") != installation or "dag_id" not in where:
         return UNKNOWN
     state = await ask_airflow(state_at, where)
-    if state == GONE and installation == OPTIONS["installation_id"]["default"]:
-        return UNKNOWN
     if state == "success" and DETACHED in where:
         return "running"
     return state

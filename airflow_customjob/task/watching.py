@@ -14,7 +14,6 @@ from typing import Any
 
 from airflow_customjob.backends.base import EngineError
 from airflow_customjob.client import AsyncCustomJobClient, Job, NoSuchJob
-from airflow_customjob.settings import setting
 from airflow_customjob.spec.airflow_states import job_state_of
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.follow import Sink
@@ -24,7 +23,7 @@ from airflow_customjob.supervisor.result import ends_by
 from airflow_customjob.supervisor.supervise import Fenced
 from airflow_customjob.task.comms import ask_airflow
 from airflow_customjob.task.drive import WrongEngine
-from airflow_customjob.task.identity import DETACHED, RUN, state_at
+from airflow_customjob.task.identity import DETACHED, RUN, installation_id, state_at
 from airflow_customjob.task.xcoms import REF, xcom_at
 
 OVERDUE = 60.0
@@ -179,7 +178,7 @@ class JobWatch:
                     "this host: point the backend of workers and triggerers at one and the same engine"
                 )
             job = await client.get(ref["custom_job_id"])
-            if drive_for != 0.0 and _is_left_to_others(job.record):
+            if drive_for != 0.0 and await _is_left_to_others(job.record):
                 job = await self._drive(client, job, drive_for)
         return self._judged(await self._sight(job))
 
@@ -207,7 +206,7 @@ class JobWatch:
         """A failed job of a task that is going to be tried again is not the end."""
         where = job.record.owner.where
         final = job.state.terminal
-        if final and not job.state.succeeded and "dag_id" in where and _is_of_this_installation(job.record):
+        if final and not job.state.succeeded and "dag_id" in where and await _is_of_this_installation(job.record):
             final = await ask_airflow(state_at, where) in ENDED_TASK
         return Sight(job.state, job, final, job.error)
 
@@ -245,13 +244,13 @@ class JobWatch:
             self._say(f"{f'job {sight.job.job_id}' if sight.job else 'the job'}: {sight.state.name}")
 
 
-def _is_left_to_others(record: JobRecord) -> bool:
+async def _is_left_to_others(record: JobRecord) -> bool:
     """Its task did not wait for it; another installation's jobs are its own to drive."""
-    return DETACHED in record.owner.where and _is_of_this_installation(record)
+    return DETACHED in record.owner.where and await _is_of_this_installation(record)
 
 
-def _is_of_this_installation(record: JobRecord) -> bool:
-    return record.owner.where.get("installation") == setting("installation_id")
+async def _is_of_this_installation(record: JobRecord) -> bool:
+    return record.owner.where.get("installation") == await ask_airflow(installation_id)
 
 
 def _result(sight: Sight) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_customjob.supervisor.ownership import ENDED_TASK, Canceller, Verdict
 from airflow_customjob.task.comms import ask_airflow
-from airflow_customjob.task.identity import Held, state_at
+from airflow_customjob.task.identity import Held, is_same_task, state_at
 
 if TYPE_CHECKING:
     from airflow_customjob.client import Job
@@ -67,7 +67,7 @@ class CustomJobTrigger(BaseTrigger):
                     await driver.supervise()
         except Fenced as fenced:
             what, message = LOST_IT, str(fenced)
-            if fenced.found is not None and fenced.found.owner.where == Held.from_json(self.held).owner.where:
+            if fenced.found is not None and is_same_task(fenced.found.owner, Held.from_json(self.held).owner):
                 await asyncio.sleep(SUPERSEDED)
         yield TriggerEvent({"what": what, "message": message})  # type: ignore[no-untyped-call]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_
 from airflow_customjob.backends.process import ProcessBackend
 from airflow_customjob.supervisor.record import decode
 from airflow_customjob.task import xcoms
+from airflow_customjob.task.identity import INSTALLATION, installation_id
 from tests.airflow.conftest import JOB, Ran
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
@@ -34,6 +36,20 @@ def one_task(dag_id: str, operator: type[CustomJobOperator] = CustomJobOperator,
     with DAG(dag_id, schedule=None) as dag:
         operator(task_id="train", **{"custom_job": JOB, **arguments})
     return dag
+
+
+def test_an_installation_names_itself_once(run_dag: RunDag, fake: FakeBackend) -> None:
+    """Regression: all were called ``default``, and took each other's jobs on one engine for their own."""
+    from airflow.models.variable import Variable
+
+    installation_id.cache_clear()
+    named = []
+    for dag_id in ("first", "second"):
+        job_id = run_dag(one_task(dag_id, backend=fake)).xcom("train", xcoms.ID)
+        named.append(CustomJobClient(fake).get(job_id).record.owner.where["installation"])
+        installation_id.cache_clear()
+    assert named == [Variable.get(INSTALLATION)] * 2
+    assert re.fullmatch("[0-9a-f]{12}", named[0])
 
 
 @both

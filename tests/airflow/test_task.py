@@ -292,8 +292,6 @@ def swept(
         (None, TASK, "here", False),
         (UNKNOWN, TASK, "here", False),
         ("failed", TASK, "elsewhere", False),
-        (GONE, {**TASK, "installation": "default"}, "default", False),
-        ("failed", {**TASK, "installation": "default"}, "default", True),
         ("failed", {}, "here", False),
     ],
 )

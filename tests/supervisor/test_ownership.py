@@ -39,6 +39,13 @@ CLAIMS = {
     "more tries alone are a clear of the task": (RECORD, replace(RETRY, max_tries=6), "same", "here", Claim.REPLACE),
     "a cleared run is a clear": (RECORD, replace(RETRY, clear_number=2), "same", "here", Claim.REPLACE),
     "a recreated run begins with its first try": (RECORD, Owner("k9", 1, 3, 1), "same", "here", Claim.REPLACE),
+    "a retry in a recreated run takes nothing over": (
+        in_state(S),
+        replace(RETRY, where={"dag_id": "d", "run_started": "later"}),
+        "same",
+        "here",
+        Claim.REPLACE,
+    ),
     "the same try under another id is not a retry": (RECORD, replace(HELD, key="k3"), "same", "here", Claim.REPLACE),
     "an earlier task instance is a zombie": (RECORD, replace(HELD, key="k1"), "same", "here", Claim.REFUSE_LATER_OWNER),
     "also one with a higher try": (RECORD, Owner("k1", 9, 3, 1), "same", "here", Claim.REFUSE_LATER_OWNER),
