@@ -25,13 +25,13 @@ from airflow_customjob.anywhere import Thread
 from airflow_customjob.anywhere import run as run_anywhere
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Usage
-from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.packaging.first import UNREACHABLE, package_problems
 from airflow_customjob.packaging.store import Store, packages_folder
+from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, request_digest
 from airflow_customjob.plan.types import Capabilities, JobId, JobOptions, JobPlan, JobRequest
-from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.settings import setting
+from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.spec.loader import check
 from airflow_customjob.spec.message import CustomJob
 from airflow_customjob.spec.output import to_canonical, to_sdk_dict
@@ -176,30 +176,31 @@ class AsyncCustomJobClient:
         :param owner: who will drive it.
         :returns: how it was claimed, and the job.
         :raises SpecError: it is refused; nothing was created.
+        :raises EngineError: the engine, or the server of a package, does not answer.
         :raises ClaimRefused: somebody else has it.
         """
         request, warnings = request_of(custom_job, self.backend.capabilities(), options, **reading)
         for problem in warnings:
             say(str(problem))
-        async with self.backend.open() as engine:
-            verdict, record = await claim_job(
-                engine,
-                job_id or new_job_id(),
-                owner or new_owner(),
-                request,
-        :raises EngineError: the engine, or the server of a package, does not answer.
-                request_digest(request),
-                clock=self._clock,
-            )
-        return verdict, self._job(record)
-
-    async def supervise(
 
         async def first() -> None:
             if self.backend.capabilities().fetches and (problems := await package_problems(request, say)):
                 refused = SpecError([*problems, *warnings])
                 raise refused if any(problem.rule != UNREACHABLE for problem in problems) else EngineError(str(refused))
 
+        async with self.backend.open() as engine:
+            verdict, record = await claim_job(
+                engine,
+                job_id or new_job_id(),
+                owner or new_owner(),
+                request,
+                request_digest(request),
+                first=first,
+                clock=self._clock,
+            )
+        return verdict, self._job(record)
+
+    async def supervise(
         self,
         job_id: str,
         *,
@@ -207,7 +208,6 @@ class AsyncCustomJobClient:
         generation: int | None = None,
         sink: Sink | None = None,
         say: Say = log.info,
-                first=first,
         on_change: OnChange | None = None,
         positions: dict[str, str] | None = None,
         hold_removal: float = 0.0,
@@ -274,9 +274,7 @@ class AsyncCustomJobClient:
         driving: dict[str, Any] = {"sink": sink, "positions": {}, "say": say, "on_change": on_change}
         async with self.backend.open():  # one connection for all that follows
             try:
-                _, job = await self.submit(
-                    custom_job, options, job_id=job_id, owner=owner, logs=logs, say=say, **reading
-                )
+                _, job = await self.submit(custom_job, options, job_id=job_id, owner=owner, say=say, **reading)
             except asyncio.CancelledError:
                 await self._call_off(job_id, owner, driving)
                 raise
@@ -399,6 +397,13 @@ class AsyncCustomJobClient:
         return Job(record, self.backend.serialize(), tuple(sorted(replicas, key=lambda status: status.ref)))
 
 
+def _prune_packages(dry_run: bool, say: Say) -> None:
+    """One that is removed comes again when it is needed."""
+    age = float(setting("packages_ttl"))
+    for package in Store(packages_folder()).prune(age, time.time(), dry_run=dry_run):
+        say(f"package {package}: remove: it was not used for {age:.0f} s (packages_ttl)")
+
+
 class CustomJobClient:
     """Jobs on one backend. Each call opens a connection, and closes it before it returns.
 
@@ -427,25 +432,6 @@ class CustomJobClient:
     def run(
         self,
         custom_job: object,
-def _prune_packages(dry_run: bool, say: Say) -> None:
-    """One that is removed comes again when it is needed."""
-    age = float(setting("packages_ttl"))
-    for package in Store(packages_folder()).prune(age, time.time(), dry_run=dry_run):
-        say(f"package {package}: remove: it was not used for {age:.0f} s (packages_ttl)")
-
-
-def _waiting(
-    call: Callable[Concatenate[AsyncCustomJobClient, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[CustomJobClient, P], T]:
-    """The same for code outside an event loop, with the same arguments and documentation."""
-
-    @wraps(call)
-    def waits(self: CustomJobClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return run_anywhere(call(self._client, *args, **kwargs))
-
-    return waits
-
-
         options: JobOptions | None = None,
         *,
         job_id: JobId | None = None,
