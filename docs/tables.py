@@ -181,30 +181,57 @@ PLACES = {
 }
 """Where each state stands; the arrows between them are drawn from the rules."""
 HALF_WIDTH, HALF_HEIGHT = 64, 20
+ROW = 34
+"""From one state of a task to the next one below."""
 
 
 def state_diagram() -> str:
     """An SVG in the colour of its surroundings."""
     arrows = [_arrow(state, to) for state, follows in TRANSITIONS.items() for to in sorted(follows)]
     boxes = [_box(state, *place) for state, place in PLACES.items()]
+    return _svg(650, 470, "States of a job", [*arrows, *boxes])
+
+
+def task_state_diagram() -> str:
+    """An SVG: from each state of a task to what it says of the task's replica."""
+    names: dict[JobState, list[str]] = {}
+    for name, meaning in TASK_STATES.items():
+        names.setdefault(meaning.state, []).append(str(name))
+    parts, y = [], 0.0
+    for state in sorted(names, key=list(PLACES).index):
+        middle = y + ROW * (len(names[state]) + 1) / 2
+        parts.append(_box(state, 460, middle))
+        for name in names[state]:
+            y += ROW
+            parts += [
+                _rectangle(name, 110, y, 90, 13, 1),
+                f'<path d="M200 {y:.0f} L{460 - HALF_WIDTH} {middle:.0f}" marker-end="url(#end)"/>',
+            ]
+        y += ROW / 2
+    return _svg(540, y + ROW / 2, "What a task's state says of its replica", parts)
+
+
+def _svg(width: float, height: float, label: str, parts: list[str]) -> str:
     return "\n".join(
         [
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 650 470" role="img" aria-label="States of a job" '
-            'style="max-width: 650px" font-family="sans-serif" font-size="14" stroke="currentColor" fill="none">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}" '
+            f'style="max-width: {width:.0f}px" font-family="sans-serif" font-size="14" stroke="currentColor" fill="none">',
             '<defs><marker id="end" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
             '<path d="M0 0 L8 4 L0 8 z" fill="currentColor" stroke="none"/></marker></defs>',
-            *arrows,
-            *boxes,
+            *parts,
             "</svg>",
         ]
     )
 
 
 def _box(state: JobState, x: float, y: float) -> str:
-    width = 3 if state.terminal else 1
+    return _rectangle(state.short, x, y, HALF_WIDTH, HALF_HEIGHT, 3 if state.terminal else 1)
+
+
+def _rectangle(text: str, x: float, y: float, half_width: float, half_height: float, stroke: int) -> str:
     return (
-        f'<rect x="{x - HALF_WIDTH}" y="{y - HALF_HEIGHT}" width="{2 * HALF_WIDTH}" height="{2 * HALF_HEIGHT}" rx="8" '
-        f'stroke-width="{width}"/><text x="{x}" y="{y + 5}" text-anchor="middle" fill="currentColor" stroke="none">{state.short}</text>'
+        f'<rect x="{x - half_width:g}" y="{y - half_height:g}" width="{2 * half_width:g}" height="{2 * half_height:g}" rx="8" '
+        f'stroke-width="{stroke}"/><text x="{x:g}" y="{y + 5:g}" text-anchor="middle" fill="currentColor" stroke="none">{text}</text>'
     )
 
 
@@ -240,6 +267,7 @@ def write(folder: Path) -> None:
         ("task_states.md", task_state_table()),
         ("cli.md", commands()),
         ("states.svg", state_diagram()),
+        ("task_states.svg", task_state_diagram()),
     ):
         path = folder / name
         if not path.exists() or path.read_text() != text:

@@ -70,6 +70,13 @@ def test_the_diagram_shows_every_transition_and_every_state_of_the_rules(tables:
     assert names == {state.short for state in states}
 
 
+def test_the_second_diagram_shows_what_each_task_state_says(tables: Any) -> None:
+    svg = ElementTree.fromstring(tables.task_state_diagram())
+    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    said = {meaning.state.short for meaning in TASK_STATES.values()}
+    assert sorted(texts) == sorted([*map(str, TASK_STATES), *said])
+
+
 def test_the_transition_table_ends_in_the_terminal_states(tables: Any) -> None:
     ended = re.findall(r"`(\w+)` \| nothing else", tables.transition_table())
     assert ended
