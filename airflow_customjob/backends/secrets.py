@@ -1,5 +1,5 @@
-"""Where the values of ``secret_env`` come from. A reference may be written anywhere; the value is asked for when a replica
-is created, on the machine that creates it, and goes nowhere else.
+"""Where the values of ``secret_env``, and indexes with a password, come from. A reference may be written anywhere; the value is
+asked for when a replica is created, or a package installed, on the machine that does so, and goes nowhere else.
 
 ========================  ==========================================================
 reference                 value
@@ -28,7 +28,7 @@ def resolve(secret_env: Iterable[tuple[str, str]]) -> dict[str, str]:
     :param secret_env: pairs of name and reference.
     :raises LaunchRefused: a reference leads nowhere; names the reference and never a value.
     """
-    return {name: _value(name, reference) for name, reference in secret_env}
+    return {name: look_up(f"secret_env: {name}", reference) for name, reference in secret_env}
 
 
 _NOT_THERE = {
@@ -39,16 +39,21 @@ _NOT_THERE = {
 """Kinds of errors in words that a user knows; of any other its name is told."""
 
 
-def _value(name: str, reference: str) -> str:
+def look_up(where: str, reference: str) -> str:
+    """One value. May block.
+
+    :param where: what refers to it, for people.
+    :raises LaunchRefused: as :func:`resolve`.
+    """
     kind, _, rest = reference.partition(":")
     try:
         with ASKING:
             value = KINDS[kind](rest)
     except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the value
         why = _NOT_THERE.get(type(error), type(error).__name__)
-        raise LaunchRefused(f"secret_env: {name} refers to {reference}, which cannot be read here ({why})") from None
+        raise LaunchRefused(f"{where} refers to {reference}, which cannot be read here ({why})") from None
     if "\0" in value:  # an engine would refuse it, and quote it
-        raise LaunchRefused(f"secret_env: {name} refers to {reference}, which holds a NUL character: no variable can")
+        raise LaunchRefused(f"{where} refers to {reference}, which holds a NUL character: no variable can")
     return value
 
 

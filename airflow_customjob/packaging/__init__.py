@@ -5,8 +5,18 @@ cached, and the commands that install as Vertex AI does; the engines run those i
 """
 
 from airflow_customjob.packaging.fetch import fetch
+from airflow_customjob.packaging.install import install_commands
 from airflow_customjob.packaging.package import Fetched, PackageError
-from airflow_customjob.packaging.recipe import RECIPE, content_key, install_commands
+from airflow_customjob.packaging.recipe import RECIPE, content_key, dockerfile
 from airflow_customjob.packaging.store import packages_folder
 
-__all__ = ["RECIPE", "Fetched", "PackageError", "content_key", "fetch", "install_commands", "packages_folder"]
+__all__ = [
+    "RECIPE",
+    "Fetched",
+    "PackageError",
+    "content_key",
+    "dockerfile",
+    "fetch",
+    "install_commands",
+    "packages_folder",
+]

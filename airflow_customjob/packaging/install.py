@@ -104,7 +104,7 @@ def main(folder: str) -> None:
     for package in order["packages"]:
         print("Installing the package", flush=True)
         for command in install_commands(os.path.basename(package), pip):
-            print(f"Running command: {shlex.join(command)}", flush=True)
+            print("Running command: " + " ".join(map(shlex.quote, command)), flush=True)
             _run(command, env, os.path.dirname(os.path.join(folder, package)), end, order["seconds"])
     news = {name: version for name, version in _installed(env).items() if before.get(name) != version}
     with open(os.path.join(folder, "out", "installed.json"), "w", encoding="utf-8") as file:

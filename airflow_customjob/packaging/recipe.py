@@ -1,13 +1,18 @@
-"""How packages are installed, and the key of the result. Pure."""
+"""What is installed into what, the key of the result, and the same as a Dockerfile for people. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
-RECIPE = "1"
+from airflow_customjob.packaging.install import USER_BASE, install_commands
+
+RECIPE = "2"
 """Changes whenever the same packages would be installed differently."""
 
 
@@ -21,20 +26,31 @@ class Named(Protocol):
     def sha256(self) -> str: ...
 
 
-def content_key(base: str, packages: Iterable[Named], *, recipe: str = RECIPE) -> str:
+def content_key(
+    base: str, packages: Iterable[Named], *, platform: str = "", options: Sequence[str] = (), recipe: str = RECIPE
+) -> str:
     """sha256 of all that decides what an installation holds; the packages' order is part of it.
 
     :param base: what they are installed into: the digest of the executor image, or an interpreter's identity.
+    :param platform: ``linux/amd64``, where the base's name is that of several.
+    :param options: what else the installer is told: indexes, in the form that the user wrote, and requirements.
     """
-    parts = [recipe, base, [[package.filename, package.sha256] for package in packages]]
+    named = [[package.filename, package.sha256] for package in packages]
+    parts = [recipe, base, platform, named, list(options)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def install_commands(
-    filename: str, pip: tuple[str, ...] = ("pip3", "install", "--user")
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Vertex AI's two passes: this very build, whatever is there already; then what it depends on.
-
-    Each package is installed whole before the next one (the executor's run_module.py, seen in its own log).
-    """
-    return (*pip, "--upgrade", "--force-reinstall", "--no-deps", filename), (*pip, filename)
+def dockerfile(image: str, uris: Sequence[str], indexes: Sequence[str] = ()) -> str:
+    """What a build does, in a form that people review and may build by hand beside the packages."""
+    names = [os.path.basename(unquote(urlsplit(uri).path) if "://" in uri else uri) for uri in uris]
+    lines = [f"FROM {image}", f"ENV PYTHONUSERBASE={USER_BASE}"]
+    if indexes:
+        lines.append(
+            f"# Packages are looked for in {', '.join(indexes)}; where uv is there, it takes the place of pip3."
+        )
+    for number, name in enumerate(names):
+        folder = f"/tmp/customjob/{number}"  # noqa: S108 - in the image
+        commands = [shlex.join(command) for command in install_commands(name)]
+        lines.append(f"COPY {json.dumps([name, f'{folder}/'])}")
+        lines.append(" && \\\n    ".join([f"RUN cd {folder}", *commands]))
+    return "\n".join(lines) + "\n"

@@ -7,7 +7,6 @@ import json
 import os
 import ssl
 import subprocess
-import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -18,13 +17,12 @@ import pytest
 
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
-from airflow_customjob.backends.docker import DockerBackend, builds, images, starts
+from airflow_customjob.backends.docker import DockerBackend, images, starts
 from airflow_customjob.backends.docker.access import access_of
-from airflow_customjob.backends.docker.api import Api
 from airflow_customjob.backends.docker.body import shm_bytes
 from airflow_customjob.backends.docker.engine import DockerEngine
 from airflow_customjob.backends.docker.networks import subnets_for
-from airflow_customjob.plan.types import JobOptions, JobPlan, Package, Resources
+from airflow_customjob.plan.types import JobOptions, JobPlan, Resources
 from tests.backends.contract import (
     Act,
     Bench,
@@ -535,108 +533,6 @@ def test_a_deletion_that_broke_off_is_brought_to_its_end() -> None:
         await sequence._claim(old, {"customjob.deleted": "1"})
         assert await bench.engine.read_record(bench.job_id) is None
         assert await bench.engine.write_record(bench.job_id, "new", if_version=0) == 1
-
-    on_docker(test)
-
-
-# -- packages -------------------------------------------------------------------------------------------------------
-
-
-def wheel(folder: Path, name: str, code: str) -> Path:
-    path = folder / f"{name}-0.1-py3-none-any.whl"
-    info = f"{name}-0.1.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}/__init__.py", "")
-        archive.writestr(f"{name}/task.py", code)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return path
-
-
-def packaged(bench: Bench, path: Path, name: str) -> JobPlan:
-    plan = bench.plan(Act(("python3", "-m", f"{name}.task"), sleeps().script, args=("--epochs", "3")))
-    return with_last_pool(plan, package=Package((str(path),), f"{name}.task"))
-
-
-@docker
-def test_a_package_is_built_once_and_runs_at_the_root(tmp_path: Path) -> None:
-    name = f"trainer{os.getpid()}{os.urandom(3).hex()}"
-    path = wheel(tmp_path, name, "import os, sys; print(os.getcwd(), sys.argv[1:])")
-
-    async def test(bench: Bench) -> None:
-        plan = packaged(bench, path, name)
-        said: list[str] = []
-        engines = [DockerEngine(DockerBackend(), (engine_of(bench)._api._access, None)) for _ in range(2)]
-        try:
-            prepared = await asyncio.gather(*(engine.prepare(plan, said.append) for engine in engines))
-            assert prepared[0].artifacts == prepared[1].artifacts, "two processes build one image"
-            assert (await bench.engine.prepare(plan, said.append)).artifacts == prepared[0].artifacts
-            assert any("cache hit" in line for line in said)
-            (ref,) = await launch(bench, plan)
-            await bench.ended()
-            assert await bench.texts(ref) == ["/ ['--epochs', '3']"]
-            api = engine_of(bench)._api
-            assert not await api.containers({"customjob.kind": "build"})
-            image = await api.call("GET", f"images/{prepared[0].artifacts['0']}/json", what="inspect")
-            assert path.name in image["Config"]["Labels"]["customjob.packages"]
-        finally:
-            await bench.engine.remove(bench.refs(plan))
-            image_id = prepared[0].artifacts["0"]
-            await engine_of(bench)._api.call("DELETE", f"images/{image_id}", what="remove", params={"force": "1"})
-            for engine in engines:
-                await engine.close()
-
-    on_docker(test)
-
-
-@docker
-def test_a_builder_whose_packages_take_long_to_send_is_not_taken_for_one_without_a_maker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two processes that sent a large package to Docker, each took the other's builder away."""
-    name = f"trainer{os.getpid()}{os.urandom(3).hex()}"
-    path = wheel(tmp_path, name, "")
-    monkeypatch.setattr(builds, "NOT_STARTED", 0.2)
-    monkeypatch.setattr(builds, "SLOWEST", path.stat().st_size / 20.0)
-    send, made = Api.call, []
-
-    async def slowly(api: Api, method: str, path: str, **how: Any) -> Any:
-        if method == "PUT":
-            await asyncio.sleep(1.5)
-        answer = await send(api, method, path, **how)
-        if path == "containers/create":
-            made.append(answer)
-        return answer
-
-    monkeypatch.setattr(Api, "call", slowly)
-
-    async def test(bench: Bench) -> None:
-        plan = packaged(bench, path, name)
-        access = engine_of(bench)._api._access
-        engines = [DockerEngine(DockerBackend(), (access, None)) for _ in range(2)]
-        try:
-            prepared = await asyncio.gather(*(engine.prepare(plan, lambda line: None) for engine in engines))
-            assert prepared[0].artifacts == prepared[1].artifacts
-            assert len(made) == 1
-            image = prepared[0].artifacts["0"]
-            await engine_of(bench)._api.call("DELETE", f"images/{image}", what="remove", params={"force": "1"})
-        finally:
-            for engine in engines:
-                await engine.close()
-
-    on_docker(test)
-
-
-@docker
-def test_a_package_that_cannot_be_installed_is_refused_with_pips_words(tmp_path: Path) -> None:
-    path = tmp_path / "broken-0.1-py3-none-any.whl"
-    wheel(tmp_path, "other", "").rename(path)
-
-    async def test(bench: Bench) -> None:
-        with pytest.raises(LaunchRefused, match=r"(?s)could not install broken-0\.1.*(?i:error)"):
-            await bench.engine.prepare(packaged(bench, path, "broken"), lambda line: None)
-        assert not await engine_of(bench)._api.containers({"customjob.kind": "build"})
 
     on_docker(test)
 

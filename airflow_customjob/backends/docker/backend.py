@@ -10,10 +10,13 @@ from typing import Any
 
 from airflow_customjob.backends.base import Engine, ReplicaRef
 from airflow_customjob.backends.docker.body import Settings, container_body, network_of, shm_bytes
+from airflow_customjob.backends.docker.builders import BuildSettings
+from airflow_customjob.backends.indexes import check_indexes
+from airflow_customjob.packaging import dockerfile
 from airflow_customjob.plan.capabilities import capabilities_of
 from airflow_customjob.plan.types import Capabilities, JobPlan
 
-_LISTS = ("volumes", "gpus", "subnets", "extra_hosts")
+_LISTS = ("volumes", "gpus", "subnets", "extra_hosts", "index_urls")
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,20 @@ class DockerBackend:
     :param shm_size: size of ``/dev/shm``, as a share of the host's memory or as ``16g``. Data loaders pass batches
         through it, and Docker's own 64 MB break them; half the memory is what Linux gives on a machine of one's own, and
         none of it is taken before it is written to.
-    :param volumes: ``host-path-or-volume:path-in-the-replica[:ro]``, for every replica (and while packages are installed,
-        so that a ``pip.conf`` can be given).
+    :param volumes: ``host-path-or-volume:path-in-the-replica[:ro]``, for every replica.
     :param gpus: ids (``0``, ``GPU-8f2e...``) of the host's GPUs that jobs may lease; every worker that uses this host
         must name the same ones.
     :param subnets: where jobs of several replicas get their small networks from (IPv4, CIDR form).
     :param network: an existing network for all replicas, instead of one for each job.
     :param user: ``uid[:gid]`` that replicas run as; None: the image's own.
     :param extra_hosts: ``name:address``, for every replica's ``/etc/hosts``.
+    :param index_urls: where packages are looked for, the first one in place of PyPI; empty: where the executor image's pip
+        looks. One that needs a password is written as a reference to a secret that holds the whole URL
+        (``connection:ID``, ``variable:KEY``, ``file:/path``, ``env:NAME``); no code of a package sees it.
+    :param ca_bundle: path of a PEM file on the machine that launches: authorities that indexes are trusted by.
+    :param build_cpus: CPUs while packages are installed; None: those of the host.
+    :param build_memory: likewise, as a share of the host's memory or as ``8g``.
+    :param build_timeout: seconds that an installation may take.
     """
 
     conn_id: str | None = None
@@ -51,12 +60,19 @@ class DockerBackend:
     network: str | None = None
     user: str | None = None
     extra_hosts: tuple[str, ...] = ()
+    index_urls: tuple[str, ...] = ()
+    ca_bundle: str | None = None
+    build_cpus: float | None = None
+    build_memory: str = "50%"
+    build_timeout: float = 3600.0
 
     def __post_init__(self) -> None:
         for name in _LISTS:
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(map(str, value)))
         shm_bytes(self.shm_size, None)
+        shm_bytes(self.build_memory, None, "build_memory")
+        check_indexes(self.index_urls)
         for subnet in self.subnets:
             try:
                 IPv4Network(subnet)
@@ -72,6 +88,12 @@ class DockerBackend:
     @property
     def settings(self) -> Settings:
         return Settings(self.shm_size, self.volumes, self.gpus, self.network, self.user, self.extra_hosts)
+
+    @property
+    def build_settings(self) -> BuildSettings:
+        return BuildSettings(
+            self.index_urls, self.ca_bundle, self.build_cpus, self.build_memory, float(self.build_timeout)
+        )
 
     def serialize(self) -> dict[str, Any]:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -93,11 +115,19 @@ class DockerBackend:
             yield engine
 
     def render(self, plan: JobPlan) -> list[dict[str, Any]]:
-        """The job's network, if it gets one, and each replica's container as it is first created."""
+        """Images with packages, the job's network, if it gets one, and each replica's container as it is first created."""
         from airflow_customjob.backends.docker.networks import network_body
 
         network = network_of(plan, self.settings)
-        bodies: list[dict[str, Any]] = []
+        bodies: list[dict[str, Any]] = [
+            {
+                "create": "image",
+                "for": [pool.name for pool in pools],
+                "dockerfile": dockerfile(pools[0].image, pools[0].package.uris, self.index_urls),
+            }
+            for pools in plan.alike()
+            if pools[0].package
+        ]
         if network is not None and not self.network:
             subnet = f"a free one of {', '.join(self.subnets)}"
             bodies.append({"create": "network", **network_body(plan.job_id, network, subnet)})

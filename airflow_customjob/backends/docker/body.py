@@ -115,7 +115,7 @@ def network_of(plan: JobPlan, settings: Settings) -> str | None:
     return network_name(plan.job_id, plan.generation) if len(plan.replicas) > 1 else None
 
 
-def shm_bytes(size: str, host: Host | None) -> int | str:
+def shm_bytes(size: str, host: Host | None, what: str = "shm_size") -> int | str:
     """``50%`` (of the host's memory) or ``16g`` in bytes; a percentage stays as it is while the host is not known.
 
     :raises ValueError: it is neither.
@@ -126,7 +126,7 @@ def shm_bytes(size: str, host: Host | None) -> int | str:
         return text if host is None else int(host.memory_bytes * share / 100)
     found = _SIZE.fullmatch(text)
     if found is None:
-        raise ValueError(f"shm_size is {size!r}: expected a share of the host's memory (50%) or a size (16g, 512m)")
+        raise ValueError(f"{what} is {size!r}: expected a share of the host's memory (50%) or a size (16g, 512m)")
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 

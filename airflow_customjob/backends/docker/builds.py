@@ -2,34 +2,49 @@
 
 The container that builds has a name that follows from the key, so there is one of it at a time, whoever asks. Whoever
 asks while it is at work waits for it; whoever finds that it has ended finishes what its maker may no longer be there to
-do: commit it, or tell why it failed; and remove it. All of these may be done twice.
+do: commit it, or tell why it failed; and remove it. All of these may be done twice. Who waits leaves a mark, so that the last
+one whose job is cancelled takes the builder away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import json
 import secrets
-import shlex
+import tarfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Say
 from airflow_customjob.backends.docker.api import Api, Conflicting, DaemonError, Missing
-from airflow_customjob.backends.docker.body import LOG_CONFIG, archive
+from airflow_customjob.backends.docker.body import Host, shm_bytes
+from airflow_customjob.backends.docker.builders import (
+    INSTALLED,
+    REPOSITORY,
+    Build,
+    BuildSettings,
+    builder_body,
+    builder_files,
+    gate_body,
+    gate_files,
+    image_config,
+)
 from airflow_customjob.backends.docker.images import find
-from airflow_customjob.backends.docker.labels import EXECUTOR, KIND, KIND_BUILD, NONCE, PACKAGES, seconds
+from airflow_customjob.backends.docker.labels import NONCE, UNTIL, VERSIONS, WAITS_FOR, seconds
 from airflow_customjob.backends.docker.logs import entries
-from airflow_customjob.packaging import Fetched, PackageError, content_key, fetch, install_commands
+from airflow_customjob.backends.indexes import resolve_indexes
+from airflow_customjob.packaging import PackageError, fetch
 from airflow_customjob.plan.types import Package
 
-REPOSITORY = "customjob"
-"""Of the images that are built here; their tag is the key."""
-FOLDER = "/tmp/customjob-packages"  # noqa: S108 - in a container of its own
 LAST_LINES = 20
 """Lines of pip's output that the error of a failed installation tells."""
+TOLD_LINES = 2_000
+"""Lines of pip's output that are told while it runs."""
 NOT_STARTED, SLOWEST = 15.0, 2_000_000.0
 """A builder that was created and not started has lost its maker after so many seconds, and those in which the packages are
 sent to Docker at so many bytes a second."""
@@ -37,6 +52,10 @@ COMMITS = 600.0
 """Seconds after which whoever was to keep what a builder installed has died over it."""
 AGAIN = 0.2
 """Seconds between two looks at a builder that another process is about to start or to remove."""
+DRAIN = 5.0
+"""Seconds in which the rest of an ended builder's log arrives."""
+MAX_VERSIONS = 100
+"""Projects whose versions stand in a job's record; all of them are in the image's label."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +68,12 @@ class Built:
 
 @dataclass
 class Builds:
-    """:param binds: the backend's volumes: a ``pip.conf``, wheels, certificates."""
+    """:param host: what the Docker host has."""
 
     api: Api
-    binds: tuple[str, ...] = ()
-    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+    settings: BuildSettings
 
-    async def install(self, base: dict[str, Any], image: str, package: Package, say: Say) -> Built:
+    async def install(self, base: dict[str, Any], image: str, package: Package, host: Host, say: Say) -> Built:
         """The executor image with these packages.
 
         :param base: the executor image, as inspected.
@@ -63,127 +81,191 @@ class Builds:
         :raises LaunchRefused: a package cannot be had, or pip failed.
         """
         try:
-            packages = await fetch(package.uris, say)
+            packages = await fetch(package.uris, say, gcp_conn_id=package.gcp_conn_id)
         except PackageError as error:
             raise LaunchRefused(error.message) from error
-        key = content_key(base["Id"], packages)[:24]
-        names = ", ".join(item.filename for item in packages)
-        notes = tuple(f"{item.uri} sha256:{item.sha256}" for item in packages)
-        began = time.monotonic()
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            found = await find(self.api, f"{REPOSITORY}:{key}")
-            if found is not None:
-                say(f"{names}: installed before, image {REPOSITORY}:{key} (cache hit)")
-                return Built(found["Id"], notes)
-            say(f"installing {names} into {image}")
-            built = await self._build(key, base, image, packages)
-        say(f"installed {names} into {image} in {time.monotonic() - began:.1f} s, image {REPOSITORY}:{key}")
-        return Built(built, notes)
+        build = Build(base, image, packages, self.settings)
+        found = await find(self.api, build.tag)
+        if found is not None:
+            say(f"{build.names}: installed before, image {build.tag} (cache hit)")
+            await self._used(found, build)
+        else:
+            say(f"installing {build.names} into {image}")
+            began = time.monotonic()
+            async with self._waiting(build):
+                found = await self._build(build, host, say)
+            say(f"installed {build.names} into {image} in {time.monotonic() - began:.1f} s, image {build.tag}")
+        return Built(found["Id"], _notes(build, found))
 
-    async def _build(self, key: str, base: dict[str, Any], image: str, packages: Sequence[Fetched]) -> str:
-        name = f"customjob-build-{key}"
+    async def _used(self, found: dict[str, Any], build: Build) -> None:
+        """Docker keeps the time when an image was last given a name: ``gc`` goes by it."""
+        params = {"repo": REPOSITORY, "tag": build.key}
+        await self.api.call("POST", f"images/{found['Id']}/tag", what=f"name {build.tag}", params=params)
+
+    @contextlib.asynccontextmanager
+    async def _waiting(self, build: Build) -> AsyncIterator[None]:
+        mark = f"{build.name}-waits-{secrets.token_hex(6)}"
+        await self.api.create_volume(mark, {**build.labels, WAITS_FOR: build.key})
+        try:
+            yield
+        except asyncio.CancelledError:
+            await self.api.remove_volume(mark)
+            if not await self.api.volumes({WAITS_FOR: build.key}):
+                await self._remove(build.name)
+                await self.api.remove_volume(_claim(build))
+            raise
+        finally:
+            await self.api.remove_volume(mark)
+
+    async def _build(self, build: Build, host: Host, say: Say) -> dict[str, Any]:
         while True:
-            found = await find(self.api, f"{REPOSITORY}:{key}")
+            found = await find(self.api, build.tag)
             if found is not None:
-                return str(found["Id"])
-            if await self._create(name, base, image, packages):
-                await self._set_off(name, packages)
-            await self.api.wait_until_ended(name)
-            builder = await self.api.inspect(name)
+                return found
+            builder = await self.api.inspect(build.name)
             if builder is None:
-                continue  # its maker has kept what it made; or it failed, and its maker has told so: see for ourselves
-            state = builder["State"]
-            if state["Status"] == "created":
-                await self._not_started(name, builder, packages)
-            elif state["Status"] == "exited" and state["ExitCode"] == 0:
-                committed = await self._commit(key, name, base, image, packages, state)
+                await self._make(build, host)
+            elif builder["State"]["Status"] == "created":
+                await self._not_started(build, builder)
+            elif builder["State"]["Status"] != "exited":
+                await self._follow(build, builder, say)
+            elif builder["State"]["ExitCode"] == 0:
+                committed = await self._commit(build, builder)
                 if committed is not None:
                     return committed
                 await asyncio.sleep(AGAIN)
-            elif state["Status"] == "exited":
-                await self._failed(name, image, packages, state)
             else:
-                await asyncio.sleep(AGAIN)
+                await self._failed(build, builder)
 
-    async def _create(self, name: str, base: dict[str, Any], image: str, packages: Sequence[Fetched]) -> bool:
-        """True: it is ours. False: it was there."""
-        body = {
-            "Image": base["Id"],
-            "Entrypoint": [],
-            "Cmd": ["sh", "-c", _script(packages)],
-            "WorkingDir": "/",
-            "Labels": _labels(image, packages),
-            "HostConfig": {"Init": True, "LogConfig": LOG_CONFIG, "Binds": list(self.binds)},
-        }
+    async def _make(self, build: Build, host: Host) -> None:
+        """A builder and its way out, unless there is one by now. Its password is sent last, and read by one process only."""
+        certificates = await asyncio.to_thread(_read, self.settings.ca_bundle) if self.settings.ca_bundle else None
+        indexes = await asyncio.to_thread(resolve_indexes, self.settings.index_urls)
+        memory = shm_bytes(self.settings.memory, host)
+        now = time.time()
+        gate: str = (await self._create(f"{build.name}-gate-{secrets.token_hex(6)}", gate_body(build, now)))["Id"]
         try:
-            await self.api.call(
-                "POST", "containers/create", what=f"create the builder {name}", params={"name": name}, body=body
-            )
+            await self._create(build.name, builder_body(build, gate, int(memory), host, now))
         except Conflicting:
+            await self.api.remove_container(gate)
+            return
+        tar = await asyncio.to_thread(builder_files, build, certificates)
+        await self._put(build.name, tar)
+        await self._put(gate, gate_files(build, indexes, certificates))
+        for container in (gate, build.name):
+            try:
+                await self.api.call("POST", f"containers/{container}/start", what=f"start {container}")
+            except DaemonError as error:
+                lines = await self._last_lines(gate)
+                if await self._remove(build.name):
+                    raise LaunchRefused(
+                        f"packages cannot be installed into {build.image}: the image has no python3 that runs: "
+                        + "\n".join([error.words, *lines])
+                    ) from error
+                raise
+
+    async def _create(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        what, params = f"create the builder {name}", {"name": name}
+        created: dict[str, Any] = await self.api.call("POST", "containers/create", what=what, params=params, body=body)
+        return created
+
+    async def _put(self, container: str, tar: bytes) -> None:
+        what = f"put the packages into {container}"
+        await self.api.call("PUT", f"containers/{container}/archive", what=what, params={"path": "/"}, raw=tar)
+
+    async def _remove(self, name: str) -> bool:
+        """A builder and its way out. False: it was not there."""
+        builder = await self.api.inspect(name)
+        if builder is None:
             return False
+        await self.api.remove_container(name)
+        await self.api.remove_container(builder["HostConfig"]["NetworkMode"].removeprefix("container:"))
         return True
 
-    async def _set_off(self, name: str, packages: Sequence[Fetched]) -> None:
-        tar = await asyncio.to_thread(_tar, packages)
-        await self.api.call(
-            "PUT", f"containers/{name}/archive", what=f"put the packages into {name}", params={"path": "/"}, raw=tar
-        )
-        try:
-            await self.api.call("POST", f"containers/{name}/start", what=f"start the builder {name}")
-        except DaemonError as error:
-            if await self.api.inspect(name) is not None:
-                await self.api.remove_container(name)
-                raise LaunchRefused(
-                    f"packages cannot be installed: the executor image has no sh: {error.words}"
-                ) from error
-            raise
-
-    async def _not_started(self, name: str, builder: dict[str, Any], packages: Sequence[Fetched]) -> None:
-        patience = NOT_STARTED + sum(item.size for item in packages) / SLOWEST
+    async def _not_started(self, build: Build, builder: dict[str, Any]) -> None:
+        patience = NOT_STARTED + sum(item.size for item in build.packages) / SLOWEST
         if time.time() - (seconds(builder["Created"]) or 0.0) > patience:
-            await self.api.remove_container(name)
+            await self._remove(build.name)
         else:
             await asyncio.sleep(AGAIN)
 
-    async def _commit(
-        self,
-        key: str,
-        name: str,
-        base: dict[str, Any],
-        image: str,
-        packages: Sequence[Fetched],
-        state: dict[str, Any],
-    ) -> str | None:
-        """The image's id; None: another process is making it at this moment, since two would be two images."""
-        claim, nonce = f"{name}-commit", secrets.token_hex(6)
-        got = await self.api.create_volume(claim, {KIND: KIND_BUILD, NONCE: nonce})
+    async def _follow(self, build: Build, builder: dict[str, Any], say: Say) -> None:
+        """Tell its output until it has ended.
+
+        :raises LaunchRefused: it goes on beyond its time: something in it holds up what was to end it.
+        """
+        telling = asyncio.create_task(self._tell(build.name, say))
+        try:
+            async with asyncio.timeout(max(0.0, float(builder["Config"]["Labels"][UNTIL]) - time.time())):
+                await self.api.wait_until_ended(build.name)
+            await asyncio.wait([telling], timeout=DRAIN)
+        except TimeoutError:
+            await self._remove(build.name)
+            raise LaunchRefused(
+                f"{build.names}: the installation into {build.image} did not end in build_timeout, "
+                f"{self.settings.timeout:.0f} s, and was removed"
+            ) from None
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    async def _tell(self, name: str, say: Say) -> None:
+        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1"}
+        left = TOLD_LINES
+        async with self.api.stream("GET", f"containers/{name}/logs", what="give pip's output", params=params) as log:
+            async for bunch in entries(log):
+                for entry in bunch[:left]:
+                    say(entry.data.decode(errors="replace").rstrip())
+                left -= len(bunch[:left])
+
+    async def _commit(self, build: Build, builder: dict[str, Any]) -> dict[str, Any] | None:
+        """The image; None: another process is making it at this moment, since two would be two images."""
+        claim, nonce = _claim(build), secrets.token_hex(6)
+        got = await self.api.create_volume(claim, {**build.labels, NONCE: nonce})
         if got.get(NONCE) != nonce:
-            if time.time() - (seconds(state["FinishedAt"]) or 0.0) > COMMITS:
+            if time.time() - (seconds(builder["State"]["FinishedAt"]) or 0.0) > COMMITS:
                 await self.api.remove_volume(claim)
             return None
-        found = await find(self.api, f"{REPOSITORY}:{key}")
+        found = await find(self.api, build.tag)
         if found is None:
-            params = {"container": name, "repo": REPOSITORY, "tag": key, "comment": "python_package_spec", "pause": "0"}
-            config = {**(base.get("Config") or {}), "Labels": _image_labels(base, image, packages)}
+            what = f"keep what {build.name} installed"
+            params = {"container": build.name, "repo": REPOSITORY, "tag": build.key, "comment": "python_package_spec"}
             with contextlib.suppress(Missing):
-                await self.api.call("POST", "commit", what=f"keep what {name} installed", params=params, body=config)
-            found = await find(self.api, f"{REPOSITORY}:{key}")
-        await self.api.remove_container(name)
+                config = image_config(build, await self._installed(build.name))
+                await self.api.call("POST", "commit", what=what, params={**params, "pause": "0"}, body=config)
+            found = await find(self.api, build.tag)
+        await self._remove(build.name)
         await self.api.remove_volume(claim)
         if found is None:
-            raise EngineError(f"the image {REPOSITORY}:{key} was removed while it was made")
-        return str(found["Id"])
+            raise EngineError(f"the image {build.tag} was removed while it was made")
+        return found
 
-    async def _failed(self, name: str, image: str, packages: Sequence[Fetched], state: dict[str, Any]) -> None:
-        """:raises LaunchRefused: with pip's own last lines."""
+    async def _installed(self, name: str) -> dict[str, str]:
+        """Versions by project; a package's own code may have written anything there."""
+        params = {"path": INSTALLED}
+        async with self.api.stream("GET", f"containers/{name}/archive", what="tell versions", params=params) as content:
+            tar = io.BytesIO(await content.read(2**20))
+        with contextlib.suppress(tarfile.TarError, ValueError, AttributeError), tarfile.open(fileobj=tar) as archive:
+            file = archive.extractfile(archive.next() or "")
+            return {str(key): str(value) for key, value in json.loads(file.read() if file else b"{}").items()}
+        return {}
+
+    async def _failed(self, build: Build, builder: dict[str, Any]) -> None:
+        """:raises LaunchRefused: with pip's own last lines, and what the indexes answered."""
+        state = builder["State"]
+        gate = builder["HostConfig"]["NetworkMode"].removeprefix("container:")
         try:
-            lines = await self._last_lines(name)
+            lines = await self._last_lines(build.name)
+            answers = await self._last_lines(gate)
         except Missing:
             return
-        await self.api.remove_container(name)
-        names = ", ".join(item.filename for item in packages)
+        await self._remove(build.name)
+        why = f"exit code {state['ExitCode']}"
+        if state["OOMKilled"]:
+            why += f"; out of memory: build_memory is {self.settings.memory}"
         raise LaunchRefused(
-            f"pip could not install {names} into {image} (exit code {state['ExitCode']}):\n" + "\n".join(lines)
+            f"pip could not install {build.names} into {build.image} ({why}):\n"
+            + "\n".join([*lines, *(f"index: {line}" for line in answers)])
         )
 
     async def _last_lines(self, name: str) -> list[str]:
@@ -192,26 +274,19 @@ class Builds:
             return [entry.data.decode(errors="replace").rstrip() async for bunch in entries(log) for entry in bunch]
 
 
-def _tar(packages: Sequence[Fetched]) -> bytes:
-    return archive([(path, item.path.read_bytes()) for path, item in zip(_paths(packages), packages, strict=True)])
+def _claim(build: Build) -> str:
+    return f"{build.name}-commit"
 
 
-def _paths(packages: Sequence[Fetched]) -> list[str]:
-    return [f"{FOLDER}/{number}/{item.filename}" for number, item in enumerate(packages)]
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise LaunchRefused(f"ca_bundle: {path} cannot be read here: {error.strerror}") from None
 
 
-def _script(packages: Sequence[Fetched]) -> str:
-    commands = [shlex.join(command) for path in _paths(packages) for command in install_commands(path)]
-    return " && ".join(["set -e", *commands])
-
-
-def _labels(image: str, packages: Sequence[Fetched]) -> dict[str, str]:
-    return {
-        KIND: KIND_BUILD,
-        EXECUTOR: image,
-        PACKAGES: " ".join(f"{item.filename}@sha256:{item.sha256}" for item in packages),
-    }
-
-
-def _image_labels(base: dict[str, Any], image: str, packages: Sequence[Fetched]) -> dict[str, str]:
-    return {**((base.get("Config") or {}).get("Labels") or {}), **_labels(image, packages)}
+def _notes(build: Build, image: dict[str, Any]) -> tuple[str, ...]:
+    versions = ((image.get("Config") or {}).get("Labels") or {}).get(VERSIONS, "").split()
+    more = f" and {len(versions) - MAX_VERSIONS} more" if len(versions) > MAX_VERSIONS else ""
+    packages = [f"{item.uri} sha256:{item.sha256}" for item in build.packages]
+    return (*packages, *([f"installed {' '.join(versions[:MAX_VERSIONS])}{more}"] if versions else []))

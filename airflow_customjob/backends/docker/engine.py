@@ -61,7 +61,7 @@ class DockerEngine:
         self._records = Records(self._api)
         self._gpus = Gpus(self._api, backend.gpus)
         self._starts = Starts(self._api)
-        self._builds = Builds(self._api, backend.volumes)
+        self._builds = Builds(self._api, backend.build_settings)
 
     async def close(self) -> None:
         await self._hub.close()
@@ -81,7 +81,7 @@ class DockerEngine:
             ident = str(image["Id"])
             notes.append(f"{pool.image} {ident}")
             if pool.package is not None:
-                built = await self._builds.install(image, pool.image, pool.package, say)
+                built = await self._builds.install(image, pool.image, pool.package, await self._host(), say)
                 ident = built.image_id
                 notes.extend((*built.notes, f"{pool.name} {ident}"))
             artifacts |= {str(each.index): ident for each in (pool, *others)}

@@ -35,6 +35,12 @@ DEVICE = f"{PREFIX}device"
 STATE = f"{PREFIX}state"
 EXECUTOR = f"{PREFIX}executor-image"
 PACKAGES = f"{PREFIX}packages"
+VERSIONS = f"{PREFIX}versions"
+"""What was installed, as ``pip freeze`` writes it."""
+UNTIL = f"{PREFIX}until"
+"""Seconds since the epoch when whatever installs has ended, or was kept from it."""
+WAITS_FOR = f"{PREFIX}waits-for"
+"""The key of an image, on the mark of somebody who waits for it."""
 
 KIND_REPLICA, KIND_NETWORK, KIND_RECORD, KIND_START, KIND_END, KIND_GPU, KIND_BUILD = (
     "replica",

@@ -1,0 +1,83 @@
+"""Package indexes that may need a password: how they are written, and what is behind it. A backend's configuration holds the
+first only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from airflow_customjob.backends.base import LaunchRefused
+from airflow_customjob.backends.secrets import KINDS, look_up
+
+_WHOLE_CONNECTION = re.compile(r"connection:[^/]+")
+
+
+@dataclass(frozen=True)
+class Index:
+    """:param url: without user and password.
+    :param login: ``user:password``; empty: none.
+    """
+
+    url: str
+    login: str = field(default="", repr=False)
+
+
+def check_indexes(texts: Iterable[str]) -> None:
+    """
+    :raises ValueError: one is neither a URL without a password nor a reference to a secret.
+    """
+    for number, text in enumerate(texts):
+        kind, _, rest = text.partition(":")
+        if kind in KINDS and rest and not rest.startswith("//"):
+            continue
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                f"index_urls[{number}] is {_without_login(text)!r}: expected https://..., or where a URL with a password is "
+                f"found: {', '.join(f'{kind}:...' for kind in KINDS)}"
+            )
+        if "@" in parts.netloc:
+            raise ValueError(
+                f"index_urls[{number}] holds a password, which would stand in every serialized DAG: put the URL into an "
+                "Airflow Connection or another secret, and write connection:ID, variable:KEY, file:/path or env:NAME"
+            )
+
+
+def resolve_indexes(texts: Iterable[str]) -> list[Index]:
+    """The indexes with their passwords. May block: it reads files and asks Airflow.
+
+    :raises LaunchRefused: a reference leads nowhere, or to no URL; names the reference and never a value.
+    """
+    return [_index(f"index_urls[{number}]", text) for number, text in enumerate(texts)]
+
+
+def _index(where: str, text: str) -> Index:
+    if "://" in text and text.startswith("http"):
+        return Index(text)
+    if _WHOLE_CONNECTION.fullmatch(text):
+        url = look_up(where, f"{text}/host")
+        login = f"{look_up(where, f'{text}/login')}:{look_up(where, text)}"
+        return Index(_url(where, text, url), login)
+    url = look_up(where, text)
+    return Index(_url(where, text, url), _login(url))
+
+
+def _url(where: str, reference: str, url: str) -> str:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise LaunchRefused(
+            f"{where} refers to {reference}, which holds no URL: expected https://... "
+            "(of a connection, the whole URL as its host)"
+        )
+    return _without_login(url)
+
+
+def _login(url: str) -> str:
+    user, _, host = urlsplit(url).netloc.rpartition("@")
+    return unquote(user) if host and user else ""
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
