@@ -26,6 +26,7 @@ from airflow_customjob.anywhere import run as run_anywhere
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Usage
 from airflow_customjob.packaging.first import UNREACHABLE, package_problems
+from airflow_customjob.packaging.local import local_code
 from airflow_customjob.packaging.store import Store, packages_folder
 from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, request_digest
@@ -119,16 +120,21 @@ def request_of(
     *,
     display_name: str = DISPLAY_NAME,
     base: Path | None = None,
+    local_package_path: str | Path | None = None,
+    python_module: str | None = None,
 ) -> tuple[JobRequest, list[Problem]]:
     """Read, validate and plan a job for a backend, and create nothing.
 
     :param custom_job: a CustomJob or a CustomJobSpec in any form.
     :param display_name: of a bare CustomJobSpec.
     :param base: directory that a relative path starts from.
+    :param local_package_path: a folder or a script of this machine that becomes a package of each pool that runs one.
+    :param python_module: what is run of it; None: what the spec says, or the script.
     :returns: the request and the warnings.
     :raises SpecError: with every problem of the spec, and every field that the backend cannot honour.
     """
-    job, problems = check(custom_job, display_name=display_name, base=base)
+    amend = local_code(local_package_path, python_module, base)
+    job, problems = check(custom_job, display_name=display_name, base=base, amend=amend)
     if job is None:
         raise SpecError(problems)
     request = make_request(job, options)

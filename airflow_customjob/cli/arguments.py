@@ -319,6 +319,9 @@ def _gc(commands: Commands) -> None:
 def _spec(added: argparse.ArgumentParser) -> None:
     added.add_argument("spec", metavar="SPEC", help="YAML or JSON file of a CustomJob or CustomJobSpec; - for stdin")
     added.add_argument("--display-name", metavar="NAME", help="name of the job, whatever the spec calls it")
+    added.add_argument("--local-package-path", metavar="PATH",
+                       help="folder or script that becomes a package of each pool with a pythonPackageSpec")  # fmt: skip
+    added.add_argument("--python-module", metavar="NAME", help="what is run of it, whatever the spec says")
 
 
 def _id(added: argparse.ArgumentParser) -> None:

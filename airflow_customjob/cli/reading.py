@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.cli import arguments, exits
+from airflow_customjob.packaging.local import local_code
 from airflow_customjob.spec.loader import check
 from airflow_customjob.spec.output import to_canonical
 from airflow_customjob.spec.problem import Problem, errors
@@ -29,7 +30,8 @@ def source(spec: str) -> Path | bytes:
 
 def read_job(args: argparse.Namespace, *, strict: bool = False) -> tuple[CustomJob | None, list[Problem]]:
     """The job that SPEC holds, under the name that the command line gives it; None if it has errors; its problems."""
-    job, problems = check(source(args.spec), strict=strict)
+    amend = local_code(args.local_package_path, args.python_module, None)
+    job, problems = check(source(args.spec), strict=strict, amend=amend)
     if job is not None and args.display_name:
         from airflow_customjob.spec.validator import validate as problems_of
 

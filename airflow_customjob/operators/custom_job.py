@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -60,6 +60,11 @@ class CustomJobOperator(BaseOperator):
         None: ``[customjob] default_backend``. (templated)
     :param project_id: for CLOUD_ML_PROJECT_ID and the job's resource name. (templated)
     :param region: for CLOUD_ML_REGION and the job's resource name. (templated)
+    :param local_package_path: a folder or a script on the worker, absolute or relative to the DAG's file, that becomes a Python
+        package of each pool with a ``python_package_spec``; a ``requirements.txt`` in it is honoured. (templated)
+    :param python_module: what is run of it; None: the spec's ``python_module``, or the script. (templated)
+    :param gcp_conn_id: connection to Google Cloud by which packages are read from ``gs://``. None: application default
+        credentials. (templated)
     :param deferrable: hold no worker slot while the job runs; the triggerer supervises it.
     :param wait_for_completion: False: the task succeeds as soon as all replicas have started. From then on the job is
         driven by whatever other CustomJob operator or trigger of this installation lives, within 60 s, or by a sensor: where
@@ -96,6 +101,9 @@ class CustomJobOperator(BaseOperator):
         "secret_env",
         "trial_id",
         "display_name",
+        "local_package_path",
+        "python_module",
+        "gcp_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"custom_job": "json", "backend": "json"}
     operator_extra_links = LINKS
@@ -111,6 +119,9 @@ class CustomJobOperator(BaseOperator):
         backend: BackendLike = None,
         project_id: str = "0",
         region: str = "local",
+        local_package_path: str | None = None,
+        python_module: str | None = None,
+        gcp_conn_id: str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         wait_for_completion: bool = True,
         render: bool = True,
@@ -137,6 +148,9 @@ class CustomJobOperator(BaseOperator):
         self.backend = _named(backend)
         self.project_id = project_id
         self.region = region
+        self.local_package_path = local_package_path
+        self.python_module = python_module
+        self.gcp_conn_id = gcp_conn_id
         self.deferrable = deferrable
         self.wait_for_completion = wait_for_completion
         self.render = render
@@ -261,6 +275,8 @@ class CustomJobOperator(BaseOperator):
     async def _first_leg(
         self, stopping: Stopping, context: Context, client: AsyncCustomJobClient, options: JobOptions, *, defer: bool
     ) -> Job | Held:
+        from airflow_customjob.packaging.first import needs_this_machine
+        from airflow_customjob.supervisor.record import launched
         from airflow_customjob.supervisor.result import output_directory
         from airflow_customjob.task import xcoms
 
@@ -272,8 +288,7 @@ class CustomJobOperator(BaseOperator):
                 job_id=job_id_at(owner.where),
                 owner=owner,
                 say=self.log.info,
-                display_name=self.display_name or self.task_id,
-                base=self._folder(),
+                **self._reading(),
             )
             record = job.record
             self.log.info(_CLAIMED[claim], job.job_id, client.backend.name, record.generation)
@@ -284,8 +299,13 @@ class CustomJobOperator(BaseOperator):
             self.output_directory = output_directory(record)
             held = self._held(client, record, owner, context)
             if defer and not job.state.terminal and stopping.why is None:
-                await push(xcoms.POSITIONS, {})
-                return held
+                positions: dict[str, str] = {}
+                if needs_this_machine(record.request):
+                    job = await self._drive(stopping, context, self._driver(client, held, positions), until=launched)
+                if not job.state.terminal:
+                    await push(xcoms.POSITIONS, positions)
+                    return held
+                return job
             for key, link in links_of(self, context["ti"]).items():
                 await push(key, link)
             return await self._drive(stopping, context, self._driver(client, held))
@@ -305,10 +325,15 @@ class CustomJobOperator(BaseOperator):
                 await driver.cancel(Canceller.OPERATOR, cancel)
             return await self._drive(stopping, context, driver)
 
-    async def _drive(self, stopping: Stopping, context: Context, driver: Driver) -> Job:
-        """To the job's end, or until this task is stopped: then it is cancelled, unless a retry is going to take it over."""
+    async def _drive(
+        self, stopping: Stopping, context: Context, driver: Driver, until: Callable[[JobRecord], bool] | None = None
+    ) -> Job:
+        """To the job's end, or until this task is stopped: then it is cancelled, unless a retry is going to take it over.
+
+        :param until: leave it earlier, when this says so.
+        """
         async with driver.at_work():
-            job = await stopping.unless_told(driver.supervise(self._enough))
+            job = await stopping.unless_told(driver.supervise(until or self._enough))
             if job is not None:
                 return job
             ti, state = context["ti"], None
@@ -334,6 +359,15 @@ class CustomJobOperator(BaseOperator):
         return not self.wait_for_completion and record.state is JobState.JOB_STATE_RUNNING
 
     # -- arguments and results ----------------------------------------------------------------------------------------
+
+    def _reading(self) -> dict[str, Any]:
+        """How the spec is read."""
+        return {
+            "display_name": self.display_name or self.task_id,
+            "base": self._folder(),
+            "local_package_path": self.local_package_path,
+            "python_module": self.python_module,
+        }
 
     def _client(self) -> AsyncCustomJobClient:
         from airflow_customjob.client import AsyncCustomJobClient
@@ -369,6 +403,7 @@ class CustomJobOperator(BaseOperator):
             region=self.region,
             memory_limits=self.memory_limits,
             record_ttl=float(setting("record_ttl")) if self.record_ttl is None else self.record_ttl,
+            gcp_conn_id=self.gcp_conn_id,
             secret_env=tuple((self.secret_env or {}).items()),
         )
 
@@ -412,7 +447,7 @@ class CreateCustomJobOperator(CustomJobOperator):
     :param retry: not used here.
     :param timeout: not used here.
     :param metadata: not used here.
-    :param gcp_conn_id: not used here.
+    :param gcp_conn_id: for packages in ``gs://``; the default one need not exist.
     :param impersonation_chain: not used here.
     """
 
@@ -429,12 +464,12 @@ class CreateCustomJobOperator(CustomJobOperator):
         impersonation_chain: str | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(project_id=project_id, region=region, custom_job=custom_job, **kwargs)
+        mine = None if gcp_conn_id == "google_cloud_default" else gcp_conn_id
+        super().__init__(project_id=project_id, region=region, custom_job=custom_job, gcp_conn_id=mine, **kwargs)
         given = {
             "retry": retry is not None,
             "timeout": timeout is not None,
             "metadata": bool(metadata),
-            "gcp_conn_id": gcp_conn_id != "google_cloud_default",
             "impersonation_chain": impersonation_chain is not None,
         }
         self.unused = tuple(name for name, is_given in given.items() if is_given)

@@ -98,8 +98,7 @@ class CustomJobPlanOperator(CustomJobOperator):
                 plan = self._client().plan(
                     self.custom_job,
                     self._options(),
-                    display_name=self.display_name or self.task_id,
-                    base=self._folder(),
+                    **self._reading(),
                 )
                 rows = row_names([(pool.name, pool.replica_count) for pool in plan.pools], self.rows)
             except ValueError as error:

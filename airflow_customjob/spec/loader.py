@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from airflow_customjob.spec.message import CustomJob
@@ -31,10 +32,16 @@ def load(
 
 
 def check(
-    source: object, *, display_name: str = DISPLAY_NAME, strict: bool = False, base: Path | None = None
+    source: object,
+    *,
+    display_name: str = DISPLAY_NAME,
+    strict: bool = False,
+    base: Path | None = None,
+    amend: Callable[[CustomJob], list[Problem]] | None = None,
 ) -> tuple[CustomJob | None, list[Problem]]:
-    """Read and validate together: all problems of both, errors first. Parameters as for :func:`load`.
+    """Read and validate together: all problems of both, errors first. Other parameters as for :func:`load`.
 
+    :param amend: puts into the job, before it is validated, what stands elsewhere; gives the problems of that.
     :returns: the job, None if there is an error; the problems.
     """
     try:
@@ -43,6 +50,8 @@ def check(
         return None, list(error.problems)
     reading = parse_all(data, display_name=display_name, strict=strict)
     problems += reading.problems
+    if amend is not None and not errors(problems):
+        problems += amend(reading.job)
     if not any(problem.rule == "kind" for problem in problems):
         problems += [problem for problem in validate(reading.job) if not _follows(problem.path, reading.lost)]
     problems.sort(key=lambda problem: problem.severity != "error")

@@ -100,6 +100,11 @@ class JobRecord:
         return tuple(self.ref(replica.name) for replica in plan.replicas)
 
 
+def launched(record: JobRecord) -> bool:
+    """Whether all that its replicas need is with the engine: they were created, and told to start."""
+    return record.unlaunched is not None
+
+
 class RecordError(ValueError):
     """A record on the engine cannot be read by this version."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -296,8 +297,38 @@ def test_the_google_operator_runs_and_names_what_it_does_not_use(run_dag: RunDag
         backend=fake,
         project_id="acme",
         region="europe-west4",
-        gcp_conn_id="google",
+        impersonation_chain="a@b",
     )
     ran = run_dag(dag)
     assert ran.states() == {"train": "success"}, ran.log
-    assert "gcp_conn_id: of use to Google's cloud only" in ran.log
+    assert "impersonation_chain: of use to Google's cloud only" in ran.log
+
+
+def test_a_package_of_the_workers_own_is_with_the_engine_before_the_task_is_deferred(
+    run_dag: RunDag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The triggerer may be another machine, which has no such file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    script = tmp_path / "train.py"
+    script.write_text("print('hello from a script')\n")
+    deferred = CustomJobOperator.defer
+
+    def defer(self: CustomJobOperator, **arguments: Any) -> None:
+        script.unlink()
+        shutil.rmtree(tmp_path / "cache" / "airflow-customjob")
+        deferred(self, **arguments)
+
+    monkeypatch.setattr(CustomJobOperator, "defer", defer)
+    package = {"executorImageUri": "local/py:1"}
+    pool = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1, "pythonPackageSpec": package}
+    ran = run_dag(
+        one_task(
+            "local_code",
+            backend=ProcessBackend(state_folder=str(tmp_path / "state")),
+            custom_job={"workerPoolSpecs": [pool]},
+            local_package_path=str(script),
+            deferrable=True,
+        )
+    )
+    assert ran.states() == {"train": "success"}, ran.log
+    assert ran.log.count("workerpool0-0: hello from a script") == 1

@@ -123,7 +123,8 @@ def test_the_google_operators_arguments_are_taken() -> None:
         timeout=3.0,
         metadata=(),
     )
-    assert operator.unused == ("timeout", "gcp_conn_id", "impersonation_chain")
+    assert operator.unused == ("timeout", "impersonation_chain")
+    assert operator.gcp_conn_id == "google"
     assert (operator.region, operator.project_id, operator.deferrable) == ("europe-west4", "acme", True)
 
 
