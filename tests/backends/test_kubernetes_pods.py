@@ -241,7 +241,7 @@ def test_names_fit_into_a_dns_label() -> None:
 def pod(
     state: dict[str, Any] | None = None,
     *,
-    gate: bool = False,
+    gate: str = "",
     stopped: bool = False,
     metadata: dict[str, Any] | None = None,
     **status: Any,
@@ -252,7 +252,7 @@ def pod(
         statuses.append({"name": names.CONTAINER, "state": state})
     return {
         "metadata": {"labels": names.replica_labels(REF), "annotations": annotations, **(metadata or {})},
-        "spec": {"nodeName": "n1", **({"schedulingGates": [{"name": names.GATE}]} if gate else {})},
+        "spec": {"nodeName": "n1", **({"schedulingGates": [{"name": gate}]} if gate else {})},
         "status": {"containerStatuses": statuses, **status},
     }
 
@@ -288,8 +288,9 @@ NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "rpc error: x:404: 
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]
 
 CASES: dict[str, tuple[dict[str, Any], Phase, int | None, Reason | None, str]] = {
-    "gated": (pod(gate=True), Phase.CREATED, None, None, ""),
+    "gated": (pod(gate=names.GATE), Phase.CREATED, None, None, ""),
     "unschedulable": (pod(conditions=UNSCHEDULABLE), Phase.WAITING, None, None, "Unschedulable: 0/1 nodes"),
+    "queued": (pod(gate="kueue.x-k8s.io/admission"), Phase.WAITING, None, None, "Kueue has not admitted the job yet"),
     "creating": (pod({"waiting": {"reason": "ContainerCreating"}}), Phase.WAITING, None, None, "n1 prepares it"),
     "registry away": (pod(PULLING), Phase.WAITING, None, None, "connection refused"),
     "no image": (pod(NO_IMAGE), Phase.EXITED, 128, Reason.START_ERROR, "not found"),

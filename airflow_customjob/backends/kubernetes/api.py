@@ -92,14 +92,17 @@ class Api:
     async def replace(self, kind: str, name: str, body: Json) -> Json:
         return await self.call("PUT", self.path(kind, name), body=body)
 
-    async def delete(self, kind: str, name: str, **options: Any) -> None:
-        """One that is gone is fine."""
+    async def delete(self, kind: str, name: str, **options: Any) -> Json:
+        """One that is gone is fine.
+
+        :return: the object, where it goes later (a grace, a finalizer).
+        """
         try:
-            await self.call(
+            return await self.call(
                 "DELETE", self.path(kind, name), body={"kind": "DeleteOptions", "apiVersion": "v1", **options}
             )
         except Missing:
-            return
+            return {}
 
     async def delete_all(self, kind: str, selector: str) -> None:
         await self.call("DELETE", self.path(kind), query={"labelSelector": selector})

@@ -229,19 +229,27 @@ class KubernetesEngine:
         with suppress(Missing):
             patched = await self._api.patch("pods", ref.name, body, MERGE)
             if not patched["spec"].get("nodeName"):  # nobody's deadline: it never ran, and now never will
-                await self._api.delete("pods", ref.name)
+                await self._delete(ref)
 
     async def remove(self, refs: Sequence[ReplicaRef]) -> None:
         wanted = set(refs)
 
         async def one(ref: ReplicaRef) -> None:
-            await self._api.delete("pods", ref.name, gracePeriodSeconds=0 if self._backend.force_delete else 1)
+            await self._delete(ref, gracePeriodSeconds=0 if self._backend.force_delete else 1)
 
         async def left(refs: set[ReplicaRef]) -> list[ReplicaRef]:
             return [status.ref for status in await self._seen(refs)]
 
         await _each(await left(wanted), one)
         await self._until(wanted, left, PATIENCE, "go")
+
+    async def _delete(self, ref: ReplicaRef, **options: Any) -> None:
+        """Kueue would keep it until another one takes its place, which for us comes only after it is gone."""
+        deleted = await self._api.delete("pods", ref.name, **options)
+        if names.KUEUE_FINALIZER in deleted.get("metadata", {}).get("finalizers", ()):
+            body = {"metadata": {"$deleteFromPrimitiveList/finalizers": [names.KUEUE_FINALIZER]}}
+            with suppress(Missing):
+                await self._api.patch("pods", ref.name, body, STRATEGIC)
 
     async def _seen(self, refs: set[ReplicaRef]) -> list[ReplicaStatus]:
         statuses: list[ReplicaStatus] = []

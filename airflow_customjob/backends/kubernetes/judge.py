@@ -189,6 +189,8 @@ def _waiting(ref: ReplicaRef, pod: Json, waiting: Json, common: dict[str, Any]) 
 def _held_up(pod: Json) -> str:
     """Why it has no node yet; or what its node is about to do."""
     gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates", ())]
+    if names.KUEUE_GATE in gates:
+        return "Kueue has not admitted the job yet (kubectl describe workload says why)"
     if gates:
         return f"it is held back by {', '.join(gates)}"
     for condition in pod.get("status", {}).get("conditions", ()):

@@ -30,6 +30,9 @@ DEFAULTS = {
 GATE = f"{PREFIX}/gang"
 """The scheduling gate that keeps a created Pod from running."""
 
+KUEUE_GATE, KUEUE_FINALIZER = "kueue.x-k8s.io/admission", "kueue.x-k8s.io/managed"
+"""What Kueue holds a Pod back by, and keeps it by until somebody replaces it or its whole group has succeeded."""
+
 RECORD, NETWORK, FILES, PACKAGE, SECRET = "record", "network", "files", "package", "secret"
 """What the label ``kind`` says of objects that are no replicas."""
 
