@@ -50,14 +50,18 @@ def installer() -> tuple[str, ...]:
     if uv and os.access(sysconfig.get_path("purelib"), os.W_OK):
         return (uv, "pip", "install", "--break-system-packages", "--python", sys.executable)
     where = ("--user",) if site.ENABLE_USER_SITE else ()
-    if shutil.which("pip3"):
-        return ("pip3", "install", *where)
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
-        return (sys.executable, "-m", "pip", "install", *where)
+        return (*_pip_of(shutil.which("python3"), shutil.which("pip3")), "install", *where)
     raise Refusal(
         f"the executor image has {sys.executable}, but neither pip nor a uv that may write to "
         f"{sysconfig.get_path('purelib')}: add pip to it (python3 -m ensurepip), or take another image"
     )
+
+
+def _pip_of(python: str | None, pip: str | None) -> tuple[str, ...]:
+    """A pip3 that lies elsewhere than python3 may be another Python's."""
+    together = python and pip and os.path.dirname(python) == os.path.dirname(pip)
+    return ("pip3",) if together else (sys.executable, "-m", "pip")
 
 
 def environment(folder: str, indexes: list[str], certificates: str | None) -> dict[str, str]:

@@ -6,11 +6,14 @@ import asyncio
 import base64
 import io
 import json
+import os
+import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +28,7 @@ from airflow_customjob.backends.docker.api import Api
 from airflow_customjob.backends.docker.engine import DockerEngine
 from airflow_customjob.plan.types import JobPlan, Package
 from tests.backends.contract import Act, Bench, sleeps, with_last_pool
-from tests.backends.test_docker import engine_of, launch, on_docker
+from tests.backends.test_docker import IMAGE, engine_of, launch, on_docker
 
 pytestmark = pytest.mark.docker
 
@@ -356,6 +359,64 @@ async def stopped(task: asyncio.Task[str]) -> str:
 async def _docker(*command: str) -> bytes:
     done = await asyncio.to_thread(subprocess.run, ["docker", *command], capture_output=True, check=True)
     return done.stdout
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+WHERE = "import os, sys, json; print(json.dumps([os.getuid(), sys.prefix, __file__.split('/lib/')[0]]))"
+OURS = "/opt/customjob/packages"
+VENV, BARE = ("ENV PATH=/opt/venv/bin:/bin",), ("ENV PATH=/opt/bare/bin:/bin",)
+
+
+@contextmanager
+def derived(script: str) -> Iterator[Callable[..., str]]:
+    """Images of the base with something done to it, and then with changes that a Dockerfile would make."""
+    name, uv = f"customjob-test-{uuid4().hex[:10]}", shutil.which("uv", path=os.path.dirname(sys.executable))
+
+    def cli(*command: str) -> str:
+        return subprocess.run(["docker", *command], capture_output=True, check=True, text=True).stdout.strip()
+
+    made: list[str] = []
+
+    def image(*changes: str) -> str:
+        made.append(f"{name}:{len(made)}")
+        cli("create", "--name", made[-1].replace(":", "-"), name)
+        cli("commit", *(f"--change={change}" for change in changes), made[-1].replace(":", "-"), made[-1])
+        return made[-1]
+
+    try:
+        cli("run", "--name", name, IMAGE, "sh", "-c", script)
+        cli("cp", uv or "", f"{name}:/opt/uv")
+        cli("commit", name, name)
+        yield image
+    finally:
+        cli("rm", "-f", name, *(each.replace(":", "-") for each in made))
+        cli("rmi", "-f", *made, name)
+
+
+def test_the_executor_image_may_be_of_many_kinds(tmp_path: Path) -> None:
+    path = wheel(tmp_path, named(), WHERE)
+    module = f"{path.name.partition('-')[0]}.task"
+
+    async def test(bench: Bench) -> None:
+        async def installed(image: str, *options: str) -> object:
+            prepared = await bench.engine.prepare(packaged(bench, path, image), lambda line: None)
+            run = ("run", "--rm", "--network=none", *options, prepared.artifacts["0"], "python3", "-m", module)
+            return json.loads(await _docker(*run))
+
+        with derived("python3 -m venv /opt/venv; python3 -m venv --without-pip /opt/bare; rm /bin/sh") as image:
+            async with built_from(path, bench):
+                no_user, venv, with_uv = image("USER 12345:12345"), image(*VENV), image("ENV PATH=/opt/bare/bin:/opt")
+                assert await installed(no_user) == [12345, "/usr", OURS], "nor has it a sh"
+                assert await installed(image(), "--user=54321") == [54321, "/usr", OURS]
+                assert await installed(venv) == [0, "/opt/venv", "/opt/venv"], "which has no packages of a user"
+                assert await installed(with_uv) == [0, "/opt/bare", "/opt/bare"], "nor pip"
+                with pytest.raises(LaunchRefused, match="has no python3 that runs"):
+                    await installed(image("ENV PATH=/nowhere"))
+                with pytest.raises(LaunchRefused, match="neither pip nor a uv"):
+                    await installed(image(*BARE))
+
+    on_docker(test)
 
 
 # -- cancelling and time ----------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from airflow_customjob.backends.base import Engine, ReplicaRef
-from airflow_customjob.backends.docker.body import Settings, container_body, network_of, shm_bytes
-from airflow_customjob.backends.docker.builders import BuildSettings
+from airflow_customjob.backends.docker.body import BuildSettings, Settings, container_body, network_of, shm_bytes
 from airflow_customjob.backends.indexes import check_indexes
 from airflow_customjob.packaging import dockerfile
 from airflow_customjob.plan.capabilities import capabilities_of

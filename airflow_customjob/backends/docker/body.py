@@ -37,6 +37,17 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class BuildSettings:
+    """How the backend is configured, as far as builds see it; see ``DockerBackend``."""
+
+    index_urls: tuple[str, ...] = ()
+    ca_bundle: str | None = None
+    cpus: float | None = None
+    memory: str = "50%"
+    timeout: float = 3600.0
+
+
+@dataclass(frozen=True)
 class Host:
     """What bounds a replica."""
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_customjob.backends.docker.body import Host
+from airflow_customjob.backends.docker.body import BuildSettings, Host
 from airflow_customjob.backends.docker.labels import EXECUTOR, KIND, KIND_BUILD, PACKAGES, UNTIL, VERSIONS
 from airflow_customjob.backends.indexes import Index
 from airflow_customjob.packaging import Fetched, content_key, gate, install
@@ -31,17 +31,6 @@ MARGIN = 60.0
 """Seconds beyond ``build_timeout`` after which a builder that still runs was made to."""
 LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "20m", "max-file": "1"}}
 DROPPED = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"]}
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """How the backend is configured, as far as builds see it; see ``DockerBackend``."""
-
-    index_urls: tuple[str, ...] = ()
-    ca_bundle: str | None = None
-    cpus: float | None = None
-    memory: str = "50%"
-    timeout: float = 3600.0
 
 
 @dataclass(frozen=True)

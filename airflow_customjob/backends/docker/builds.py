@@ -22,12 +22,11 @@ from typing import Any
 
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Say
 from airflow_customjob.backends.docker.api import Api, Conflicting, DaemonError, Missing
-from airflow_customjob.backends.docker.body import Host, shm_bytes
+from airflow_customjob.backends.docker.body import BuildSettings, Host, shm_bytes
 from airflow_customjob.backends.docker.builders import (
     INSTALLED,
     REPOSITORY,
     Build,
-    BuildSettings,
     builder_body,
     builder_files,
     gate_body,
