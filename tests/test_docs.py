@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -14,6 +16,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+import airflow_customjob
+from airflow_customjob import CustomJobOperator, CustomJobTaskGroup
 from airflow_customjob.plan.capabilities import capabilities_of
 from airflow_customjob.spec.airflow_states import TASK_STATES
 from airflow_customjob.spec.job_state import JobState
@@ -137,6 +141,38 @@ def test_the_python_of_the_pages_runs_and_gives_what_they_say(root: Path, hello:
             else:
                 exec(source, names)
     assert told == {"notebook.md": 2, "testing-dags.md": 3}[page]
+
+
+def _python_of(root: Path) -> Iterator[tuple[str, ast.Module]]:
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "docs/guide").glob("*.md")]
+    for page in pages:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            yield page.name, ast.parse(block)
+
+
+def test_the_python_of_all_pages_uses_names_and_arguments_that_are_there(root: Path) -> None:
+    """Also where it cannot run, for want of an engine or of the reader's own files."""
+    wrong, seen = [], 0
+    for page, module in _python_of(root):
+        for node in ast.walk(module):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                ("airflow_customjob", "airflow.sdk")
+            ):
+                imported = importlib.import_module(node.module or "")
+                wrong += [f"{page}: {alias.name}" for alias in node.names if not hasattr(imported, alias.name)]
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if called in airflow_customjob.__all__:
+                taken = _arguments(getattr(airflow_customjob, called))
+                wrong += [f"{page}: {called}({word.arg}=)" for word in node.keywords if word.arg not in taken]
+                seen += 1
+    assert seen > 10
+    assert wrong == []
+
+
+def _arguments(what: type) -> set[str]:
+    """Those of its base classes too: an operator passes on what it does not know, and a group what is its ``run``'s."""
+    kinds = [*what.__mro__, *(CustomJobOperator.__mro__ if what is CustomJobTaskGroup else ())]
+    return {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
 
 
 def test_the_commands_of_the_guide_run(root: Path, hello: Path) -> None:
