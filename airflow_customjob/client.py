@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
 from airflow_customjob.anywhere import Thread
@@ -29,7 +30,7 @@ from airflow_customjob.packaging.first import UNREACHABLE, package_problems
 from airflow_customjob.packaging.local import local_code
 from airflow_customjob.packaging.store import Store, packages_folder
 from airflow_customjob.plan.identity import new_job_id
-from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, request_digest
+from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, replica_names, request_digest
 from airflow_customjob.plan.types import Capabilities, JobId, JobOptions, JobPlan, JobRequest
 from airflow_customjob.settings import setting
 from airflow_customjob.spec.job_state import JobState
@@ -39,7 +40,7 @@ from airflow_customjob.spec.output import to_canonical, to_sdk_dict
 from airflow_customjob.spec.parser import DISPLAY_NAME
 from airflow_customjob.spec.problem import Problem, SpecError, errors
 from airflow_customjob.supervisor.claims import cancel_job, claim_job
-from airflow_customjob.supervisor.follow import Sink
+from airflow_customjob.supervisor.follow import Sink, check_logs
 from airflow_customjob.supervisor.gc import Collected, OwnerState, collect
 from airflow_customjob.supervisor.merge import merged
 from airflow_customjob.supervisor.ownership import Canceller, Claim, Verdict
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 
 BackendLike = str | Mapping[str, Any] | Backend | None
 Say = Callable[[str], None]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CANCEL_RETRY = 1.0
 """Seconds after which an interrupted job's cancel is tried again on an engine that failed."""
@@ -102,6 +105,12 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         """As Vertex AI's REST API: canonical proto3 JSON."""
         return to_canonical(self.message())
+
+    def refusal(self) -> list[Problem]:
+        """Why this version refuses the job, which another one has accepted: it can be cancelled and cleared away, but not driven.
+        Empty: it does not."""
+        capabilities = backend_of(self.backend).capabilities()
+        return errors(plan_or_problems(self.record.request, capabilities, job_id=self.job_id)[1])
 
     def ref(self) -> dict[str, Any]:
         """All that another process needs to find this job again: id, backend and the engine's identity; JSON."""
@@ -173,6 +182,7 @@ class AsyncCustomJobClient:
         *,
         job_id: JobId | None = None,
         owner: Owner | None = None,
+        logs: str | None = None,
         say: Say = log.info,
         **reading: Any,
     ) -> tuple[Claim, Job]:
@@ -180,12 +190,14 @@ class AsyncCustomJobClient:
 
         :param job_id: submitting the same id again adopts that job, or starts it anew (:mod:`.supervisor.ownership`).
         :param owner: who will drive it.
+        :param logs: which replicas :meth:`supervise` will be told to follow: names that do not exist are refused here.
         :returns: how it was claimed, and the job.
         :raises SpecError: it is refused; nothing was created.
         :raises EngineError: the engine, or the server of a package, does not answer.
         :raises ClaimRefused: somebody else has it.
         """
         request, warnings = request_of(custom_job, self.backend.capabilities(), options, **reading)
+        check_logs(logs, replica_names(request))
         for problem in warnings:
             say(str(problem))
 
@@ -213,6 +225,7 @@ class AsyncCustomJobClient:
         owner: Owner | None = None,
         generation: int | None = None,
         sink: Sink | None = None,
+        logs: str | None = None,
         say: Say = log.info,
         on_change: OnChange | None = None,
         positions: dict[str, str] | None = None,
@@ -223,7 +236,9 @@ class AsyncCustomJobClient:
 
         :param owner: whose claim it is; None: whoever has it.
         :param generation: what was claimed; None: the present one.
-        :param sink: takes each line of each replica.
+        :param sink: takes each line of each followed replica.
+        :param logs: which replicas are followed: ``all``, ``primary``, a name, or a pattern as ``workerpool1-*``. None: all of up to
+            32, of more the primary. Whoever fails is followed too.
         :param say: takes lines of progress.
         :param on_change: called with the record and the replicas whenever either has changed.
         :param positions: of log lines that were given to the user already, by incarnation; kept up to date.
@@ -240,6 +255,7 @@ class AsyncCustomJobClient:
                 owner or record.owner,
                 generation or record.generation,
                 sink=sink,
+                logs=logs,
                 say=say,
                 on_change=on_change,
                 positions=positions,
@@ -258,29 +274,34 @@ class AsyncCustomJobClient:
 
     async def run(
         self,
+        /,
         custom_job: object,
         options: JobOptions | None = None,
         *,
         job_id: JobId | None = None,
         owner: Owner | None = None,
         sink: Sink | None = None,
+        logs: str | None = None,
         say: Say = log.info,
         on_change: OnChange | None = None,
         **reading: Any,
     ) -> Job:
-        """Submit a job and drive it to its end. A cancellation of this task cancels the job, and leaves nothing.
+        """Submit a job and drive it to its end. An interrupt (of this task, by Ctrl-C) cancels the job, and leaves nothing.
 
-        :param sink: takes each line of each replica.
+        :param sink: takes each line of each followed replica.
+        :param logs: which replicas are followed, as in :meth:`supervise`.
         :param say: takes lines of progress.
         :param on_change: called with the record and the replicas whenever either has changed.
         :returns: the ended job, whatever its end.
         :raises SpecError: it is refused; nothing was created.
         """
         job_id, owner = job_id or new_job_id(), owner or new_owner()
-        driving: dict[str, Any] = {"sink": sink, "positions": {}, "say": say, "on_change": on_change}
+        driving: dict[str, Any] = {"sink": sink, "logs": logs, "positions": {}, "say": say, "on_change": on_change}
         async with self.backend.open():  # one connection for all that follows
             try:
-                _, job = await self.submit(custom_job, options, job_id=job_id, owner=owner, say=say, **reading)
+                _, job = await self.submit(
+                    custom_job, options, job_id=job_id, owner=owner, logs=logs, say=say, **reading
+                )
             except asyncio.CancelledError:
                 await self._call_off(job_id, owner, driving)
                 raise
@@ -343,17 +364,26 @@ class AsyncCustomJobClient:
         return verdict, self._job(record)
 
     async def logs(
-        self, job_id: str, *, replica: str | None = None, follow: bool = False, tail: int | None = None
+        self,
+        job_id: str,
+        *,
+        replica: str | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+        say: Say = log.info,
     ) -> AsyncIterator[LogLine]:
-        """Lines of every replica that is there, or of one: replica by replica, with ``follow`` as they come.
+        """Lines of the replicas that are there: replica by replica, with ``follow`` as they come.
 
+        :param replica: only of these: a name, a pattern as ``workerpool1-*``, ``all`` or ``primary``. None: all; with ``follow`` all
+            of up to 32, of more the primary and those that fail.
         :param follow: until the job has ended, replicas that start later included.
         :param tail: only so many last lines of each.
+        :param say: is told which replicas are not followed.
         :raises NoSuchJob: there is none.
         """
         async with self.backend.open() as engine:
             record = await self._read(engine, job_id)
-            lines = merged(engine, record.job_id, replica=replica, follow=follow, tail=tail)
+            lines = merged(engine, record, replica=replica, follow=follow, tail=tail, say=say)
             async with aclosing(lines):
                 async for line in lines:
                     yield line
@@ -410,6 +440,18 @@ def _prune_packages(dry_run: bool, say: Say) -> None:
         say(f"package {package}: remove: it was not used for {age:.0f} s (packages_ttl)")
 
 
+def _waiting(
+    call: Callable[Concatenate[AsyncCustomJobClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[CustomJobClient, P], T]:
+    """The same for code outside an event loop, with the same arguments and documentation."""
+
+    @wraps(call)
+    def waits(self: CustomJobClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run_anywhere(call(self._client, *args, **kwargs))
+
+    return waits
+
+
 class CustomJobClient:
     """Jobs on one backend. Each call opens a connection, and closes it before it returns.
 
@@ -431,41 +473,11 @@ class CustomJobClient:
         """See :meth:`AsyncCustomJobClient.submit`."""
         return run_anywhere(self._client.submit(custom_job, options, **how))[1]
 
-    def supervise(self, job_id: str, **how: Any) -> Job:
-        """See :meth:`AsyncCustomJobClient.supervise`."""
-        return run_anywhere(self._client.supervise(job_id, **how))
-
-    def run(
-        self,
-        custom_job: object,
-        options: JobOptions | None = None,
-        *,
-        job_id: JobId | None = None,
-        sink: Sink | None = None,
-        say: Say = log.info,
-        on_change: OnChange | None = None,
-        **reading: Any,
-    ) -> Job:
-        """Submit a job and drive it to its end. A KeyboardInterrupt cancels it, and leaves nothing.
-
-        :param sink: takes each line of each replica.
-        :param say: takes lines of progress.
-        :param on_change: called with the record and the replicas whenever either has changed.
-        :returns: the ended job, whatever its end.
-        :raises SpecError: it is refused; nothing was created.
-        """
-
-        return run_anywhere(
-            self._client.run(custom_job, options, job_id=job_id, sink=sink, say=say, on_change=on_change, **reading)
-        )
-
-    def get(self, job_id: str) -> Job:
-        """See :meth:`AsyncCustomJobClient.get`."""
-        return run_anywhere(self._client.get(job_id))
-
-    def list(self) -> list[Job]:
-        """See :meth:`AsyncCustomJobClient.list`."""
-        return run_anywhere(self._client.list())
+    run = _waiting(AsyncCustomJobClient.run)
+    supervise = _waiting(AsyncCustomJobClient.supervise)
+    get = _waiting(AsyncCustomJobClient.get)
+    list = _waiting(AsyncCustomJobClient.list)
+    usage = _waiting(AsyncCustomJobClient.usage)
 
     def cancel(
         self, job_id: str, *, generation: int | None = None, wait: bool = True, say: Say = log.info, **how: Any
@@ -485,15 +497,13 @@ class CustomJobClient:
 
         return run_anywhere(main())
 
-    def logs(
-        self, job_id: str, *, replica: str | None = None, follow: bool = False, tail: int | None = None
-    ) -> Iterator[LogLine]:
+    def logs(self, job_id: str, **which: Any) -> Iterator[LogLine]:
         """See :meth:`AsyncCustomJobClient.logs`."""
         lines: SimpleQueue[LogLine | None] = SimpleQueue()
 
         async def main() -> None:
             try:
-                async for line in self._client.logs(job_id, replica=replica, follow=follow, tail=tail):
+                async for line in self._client.logs(job_id, **which):
                     lines.put(line)
             finally:
                 lines.put(None)
@@ -505,10 +515,6 @@ class CustomJobClient:
             thread.result()
         finally:
             thread.cancel()
-
-    def usage(self, job_id: str) -> Sequence[Usage]:
-        """See :meth:`AsyncCustomJobClient.usage`."""
-        return run_anywhere(self._client.usage(job_id))
 
     def gc(
         self, *, owner_state: OwnerState | None = None, dry_run: bool = False, say: Say = log.info

@@ -26,7 +26,7 @@ from airflow_customjob.task.identity import RUN
 ROW_GRACE = 5.0
 """Seconds that ended replicas are kept by default, for their rows to read the last lines."""
 
-_RUN_ONLY = {"self", "kwargs", "deferrable", "wait_for_completion", "hold_removal"}
+_RUN_ONLY = {"self", "kwargs", "deferrable", "wait_for_completion", "hold_removal", "logs"}
 _PLANNING = {name for name in inspect.signature(CustomJobOperator.__init__).parameters if name not in _RUN_ONLY}
 """Arguments that say what the job is: for ``plan`` as for ``run``."""
 

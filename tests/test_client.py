@@ -90,6 +90,12 @@ def test_a_refused_spec_creates_nothing(world: FakeWorld) -> None:
     assert world.jobs() == []
 
 
+def test_logs_of_no_replica_are_refused_before_anything_is_created(world: FakeWorld) -> None:
+    with pytest.raises(SpecError, match="workerpool9"):
+        virtually(world, lambda client: client.run(JOB, logs="workerpool9-*"))
+    assert world.jobs() == []
+
+
 def test_warnings_are_said(world: FakeWorld) -> None:
     job = spec("train")
     job["jobSpec"]["workerPoolSpecs"][0]["machineSpec"]["machineType"] = "n9-colossal-1"
@@ -479,3 +485,58 @@ def test_who_may_cancel_is_told(world: FakeWorld) -> None:
         return [(await client.cancel(ID, generation=generation))[0] for generation in (2, 1)]
 
     assert virtually(world, main) == [Verdict.LEAVE, Verdict.CANCEL]
+
+
+# -- a record that this version refuses -----------------------------------------------------------------------------
+
+REFUSALS = {
+    "a rule became stricter": lambda record: record["request"]["options"].update(timeout_state="NEVER"),
+    "a field is gone": lambda record: record["request"]["job"]["jobSpec"].update(oldField=1),
+}
+"""How a record, written by hand, no longer plans."""
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("how", ["cancel", "clear", "gc"])
+def test_a_job_that_is_no_longer_planned_can_be_told_cancelled_cleared_and_collected(
+    world: FakeWorld, refusal: str, how: str
+) -> None:
+    """Regression: it could not even be cancelled, and its replicas ran on for ever."""
+    world.script("workerpool0-0", runs_for_ever(), exits(0))
+    world.script("workerpool1-0", runs_for_ever())
+
+    async def main(client: AsyncCustomJobClient) -> Job:
+        owner = Owner("1", try_number=1)
+        await client.submit(JOB, JobOptions(record_ttl=100.0), job_id=ID, owner=owner)
+        await client.supervise(ID, until=lambda record: record.state is JobState.JOB_STATE_RUNNING)
+        stored = world.record(ID)
+        assert stored is not None
+        record = json.loads(stored.data)
+        REFUSALS[refusal](record)
+        world.write_record(ID, json.dumps(record), stored.version)
+
+        with pytest.raises(SpecError):
+            await client.supervise(ID)
+        job = await client.get(ID)
+        assert job.refusal()
+        assert (job.to_dict()["display_name"], len(job.replicas)) == ("a job", 2)
+        if how == "clear":
+            return await client.run(JOB, job_id=ID, owner=Owner("2", try_number=1, clear_number=1))
+        if how == "cancel":
+            await client.cancel(ID)
+            await client.supervise(ID)
+        else:
+            await client.gc(owner_state=_gone)
+        ended = await client.get(ID)
+        await asyncio.sleep(200)
+        await client.gc()
+        assert await client.list() == []
+        return ended
+
+    async def _gone(owner: Owner) -> str:
+        return "gone"
+
+    job = virtually(world, main)
+    end = JobState.JOB_STATE_SUCCEEDED if how == "clear" else JobState.JOB_STATE_CANCELLED
+    assert (job.state, job.record.generation) == (end, 2 if how == "clear" else 1)
+    assert nothing_is_left(world, ID)

@@ -287,7 +287,9 @@ def _logs(commands: Commands) -> None:
     )  # fmt: skip
     _id(added)
     added.add_argument("-f", "--follow", action="store_true", help="until the job has ended")
-    added.add_argument("--replica", metavar="NAME", help="only this one's: workerpool1-0")
+    added.add_argument("--replica", metavar="NAME",
+                       help="only this one's: workerpool1-0; or those that fit a pattern: 'workerpool1-*', '*'. By default all, "
+                       "with -f the primary's and those of replicas that fail where there are more than 32")  # fmt: skip
     added.add_argument("--tail", type=_count, metavar="N", help="only the last N lines of each")
     _backend(added)
 
@@ -335,6 +337,9 @@ def _format(added: argparse.ArgumentParser, *choices: str, help: str | None = No
 def _progress(added: argparse.ArgumentParser) -> None:
     added.add_argument("--progress", choices=("auto", "rich", "plain"), default="auto",
                        help="rich: a line for each replica below the log; auto: rich on a terminal")  # fmt: skip
+    added.add_argument("--logs", metavar="WHICH",
+                       help="whose output is shown: all, primary, a name, or a pattern as 'workerpool1-*'; of a job of more than "
+                       "32 replicas the primary's by default. That of replicas that fail is shown too")  # fmt: skip
     added.add_argument("-v", "--verbose", action="store_true", help="tell also what the engine is asked to do")
 
 

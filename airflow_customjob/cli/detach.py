@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from airflow_customjob.supervisor.follow import ALL, chosen
+
 HOLD = 1.0
 """Seconds that a detached job's ended replicas are kept for whoever follows its log."""
 
@@ -35,15 +37,15 @@ def new_log(job_id: str) -> Iterator[BinaryIO]:
             raise
 
 
-def leave(job_id: str, backend_arguments: Sequence[str], log: BinaryIO) -> None:
+def leave(job_id: str, arguments: Sequence[str], log: BinaryIO) -> None:
     """Start a process in a session of its own that supervises this job.
 
-    :param backend_arguments: as the command line names the backend.
+    :param arguments: options of ``supervise``: the backend, and which logs are followed.
     :param log: takes all that it says.
     """
     command = [sys.executable, "-m", "airflow_customjob.cli", "supervise", job_id, "--progress", "plain"]
     subprocess.Popen(
-        [*command, "--hold", str(HOLD), *backend_arguments],
+        [*command, "--hold", str(HOLD), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -54,6 +56,7 @@ def leave(job_id: str, backend_arguments: Sequence[str], log: BinaryIO) -> None:
 def kept_lines(job_id: str, replica: str | None, tail: int | None) -> Iterator[str] | None:
     """The replicas' lines in a detached job's log file; None: this host has no such file.
 
+    :param replica: a name or a pattern; None: all.
     :param tail: only so many last lines of each replica.
     """
     try:
@@ -61,7 +64,8 @@ def kept_lines(job_id: str, replica: str | None, tail: int | None) -> Iterator[s
     except OSError:
         return None
     lines = [(line.partition(": ")[0], line) for line in text.split("\n") if line.startswith("workerpool")]
-    lines = [(name, line) for name, line in lines if replica in (None, name)]
+    names = set(chosen(replica or ALL, sorted({name for name, _ in lines})))
+    lines = [(name, line) for name, line in lines if name in names]
     if tail is not None:
         seen: Counter[str] = Counter()
         lines = [pair for pair in reversed(lines) if (seen.update([pair[0]]), seen[pair[0]] <= tail)[1]][::-1]

@@ -43,25 +43,33 @@ def describe(args: argparse.Namespace) -> int:
 
 
 def _notes(client: CustomJobClient, job: Job) -> list[str]:
-    """What is not simply as on Vertex AI, and what the engine settled on: image digests, package hashes."""
+    """What is not simply as on Vertex AI, and what the engine settled on: image digests, package hashes. Of a job that this version
+    refuses, why."""
     from airflow_customjob.plan.job_plan import plan_or_problems
 
     record = job.record
-    plan, _ = plan_or_problems(record.request, client.backend.capabilities(), job_id=record.job_id)
-    return [*map(str, plan.notes if plan else ()), *(record.prepared.notes if record.prepared else ())]
+    plan, problems = plan_or_problems(record.request, client.backend.capabilities(), job_id=record.job_id)
+    if plan is None:
+        return [
+            "this version refuses the job: it can be cancelled and cleared away, but not driven",
+            *map(str, problems),
+        ]
+    return [*map(str, plan.notes), *(record.prepared.notes if record.prepared else ())]
 
 
 def logs(args: argparse.Namespace) -> int:
     """``customjob logs``."""
+    from airflow_customjob.supervisor.follow import chosen, names_of
+
     client = _client(args)
     job = client.get(args.job_id)
     if job.state.terminal and not job.replicas:
         return _kept_logs(args, job)
     count = 0
-    for line in client.logs(args.job_id, replica=args.replica, follow=args.follow, tail=args.tail):
+    for line in client.logs(args.job_id, replica=args.replica, follow=args.follow, tail=args.tail, say=_say):
         print(line.prefixed, flush=args.follow)
         count += 1
-    if not count and args.replica and args.replica not in _names(client, job):
+    if not count and not chosen(args.replica, names_of(job.record, job.replicas)):
         print(f"customjob: job {job.job_id} has no replica {args.replica}", file=sys.stderr)
         return exits.FAILED
     return exits.OK
@@ -77,13 +85,6 @@ def _kept_logs(args: argparse.Namespace, job: Job) -> int:
     for line in lines:
         print(line)
     return exits.OK
-
-
-def _names(client: CustomJobClient, job: Job) -> set[str]:
-    from airflow_customjob.plan.job_plan import plan_or_problems
-
-    plan, _ = plan_or_problems(job.record.request, client.backend.capabilities(), job_id=job.job_id)
-    return {replica.name for replica in plan.replicas} if plan else set()
 
 
 def cancel(args: argparse.Namespace) -> int:

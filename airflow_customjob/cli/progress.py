@@ -28,6 +28,7 @@ class Reporter(Protocol):
 
     record: JobRecord | None
     replicas: Sequence[ReplicaStatus]
+    said: set[str]
 
     def line(self, line: LogLine) -> None:
         """A replica's output."""
@@ -45,11 +46,13 @@ class Plain:
     def __init__(self) -> None:
         self.record: JobRecord | None = None
         self.replicas: Sequence[ReplicaStatus] = ()
+        self.said: set[str] = set()
 
     def line(self, line: LogLine) -> None:
         self._write(line.prefixed)
 
     def say(self, text: str) -> None:
+        self.said.add(text)
         for part in text.splitlines():
             self._write(f"customjob: {part}")
 
@@ -90,6 +93,7 @@ class Rich(Plain):
     def say(self, text: str) -> None:
         from rich.text import Text
 
+        self.said.add(text)
         self._doing = text.splitlines()[-1] if text else ""
         for part in text.splitlines():
             self._console.print(Text(f"customjob: {part}", "bold"), soft_wrap=True)

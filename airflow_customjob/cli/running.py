@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -51,12 +52,15 @@ def run(args: argparse.Namespace) -> int:
             job_id=job_id,
             owner=owner,
             sink=reporter.line,
+            logs=args.logs,
             say=lambda text: None if text in given else reporter.say(text),
             on_change=reporter.change,
         )
 
     async def submit() -> JobId:
-        _, job = await client.submit(spec, options, job_id=job_id, owner=await _owner(client, job_id), say=_warn)
+        _, job = await client.submit(
+            spec, options, job_id=job_id, owner=await _owner(client, job_id), logs=args.logs, say=_warn
+        )
         return job.job_id
 
     if args.detach:
@@ -78,6 +82,7 @@ def supervise(args: argparse.Namespace) -> int:
             owner=record.owner,
             generation=record.generation,
             sink=reporter.line,
+            logs=args.logs,
             say=reporter.say,
             on_change=reporter.change,
             hold_removal=args.hold,
@@ -120,8 +125,15 @@ def _drive(args: argparse.Namespace, client: AsyncCustomJobClient, job_id: JobId
     else:
         from airflow_customjob.cli.shown import summary
 
-        print(summary(job))
+        print(summary(job, told=job.error in reporter.said and _read_together()))
     return exits.OF_STATE.get(job.state, exits.FAILED)
+
+
+def _read_together() -> bool:
+    """Whether stdout and stderr are one: a terminal, or what a log collects."""
+    with suppress(OSError, ValueError):
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    return False
 
 
 async def _until_interrupted(
@@ -182,7 +194,7 @@ def _detach(args: argparse.Namespace, job_id: JobId, submit: Coroutine[Any, Any,
 
     with closing(submit), new_log(job_id) as log:  # where none can be written, nothing is submitted
         asyncio.run(submit)
-        leave(job_id, _backend_arguments(args), log)
+        leave(job_id, [*_backend_arguments(args), *([f"--logs={args.logs}"] if args.logs else [])], log)
     follow = shlex.join(["customjob", "logs", "-f", *_backend_arguments(args), job_id])
     print(f"customjob: its process writes to {log.name}; follow it with `{follow}`", file=sys.stderr)
     print(job_id)

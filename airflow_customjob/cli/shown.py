@@ -162,8 +162,11 @@ def replica_time(status: ReplicaStatus, now: float) -> str:
     return duration(until - status.started_at) if until is not None else "-"
 
 
-def summary(job: Job) -> str:
-    """What ``run`` says at the end."""
+def summary(job: Job, *, told: bool = False) -> str:
+    """What ``run`` says at the end.
+
+    :param told: the reader has just been told why it failed.
+    """
     record = job.record
     took = (
         f" in {duration(record.end_time - record.start_time)}"
@@ -171,7 +174,7 @@ def summary(job: Job) -> str:
         else ""  # it ended before all of it was seen running
     )
     first = f"job {job.job_id}: {job.state.short}{took}"
-    return f"{first}\n{job.error}" if job.error else first
+    return f"{first}\n{job.error}" if job.error and not told else first
 
 
 def size(count: int) -> str:

@@ -87,6 +87,8 @@ class CustomJobOperator(BaseOperator):
     :param gang: create every replica before any starts.
     :param record_ttl: seconds that the record of the ended job is kept. None: ``[customjob] record_ttl``.
     :param hold_removal: seconds that ended replicas are kept, for others (a group's rows) to read their logs to the end.
+    :param logs: whose output is in the task's log: ``all``, ``primary``, a replica's name, or a pattern as ``workerpool1-*``. None:
+        all replicas of a job of up to 32, the primary of a larger one. The whole log of one that fails is there in any case.
     :param display_name: of a bare CustomJobSpec. None: the task's id. (templated)
     :param poll_interval: accepted for compatibility; nothing is polled.
     """
@@ -139,6 +141,7 @@ class CustomJobOperator(BaseOperator):
         gang: bool = True,
         record_ttl: float | None = None,
         hold_removal: float = 0.0,
+        logs: str | None = None,
         display_name: str | None = None,
         poll_interval: float | None = None,
         **kwargs: Any,
@@ -168,6 +171,7 @@ class CustomJobOperator(BaseOperator):
         self.gang = gang
         self.record_ttl = record_ttl
         self.hold_removal = hold_removal
+        self.logs = logs
         self.display_name = display_name
         self.poll_interval = poll_interval
         self._thread = SupervisorThread()
@@ -287,6 +291,7 @@ class CustomJobOperator(BaseOperator):
                 options,
                 job_id=job_id_at(owner.where),
                 owner=owner,
+                logs=self.logs,
                 say=self.log.info,
                 **self._reading(),
             )
@@ -376,7 +381,8 @@ class CustomJobOperator(BaseOperator):
 
     def _held(self, client: AsyncCustomJobClient, record: JobRecord, owner: Owner, context: Context) -> Held:
         hold = 0.0 if is_dag_test(context) else self.hold_removal  # there, nobody else could read meanwhile
-        return Held(record.job_id, record.generation, record.engine, owner, client.backend.serialize(), hold)
+        backend = client.backend.serialize()
+        return Held(record.job_id, record.generation, record.engine, owner, backend, hold, self.logs)
 
     def _driver(self, client: AsyncCustomJobClient, held: Held, positions: dict[str, str] | None = None) -> Driver:
         from airflow_customjob.task.drive import Driver

@@ -60,6 +60,15 @@ def request_digest(request: JobRequest) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def replica_names(request: JobRequest) -> tuple[str, ...]:
+    """Of all replicas, in rank order, without planning them.
+
+    :raises SpecError: the request cannot be read.
+    """
+    pools = _pools(parse(request.job), request.options)
+    return tuple(f"{pool.plan.name}-{index}" for pool in pools for index in range(pool.plan.replica_count))
+
+
 def make_plan(
     request: JobRequest,
     capabilities: Capabilities,
@@ -88,7 +97,11 @@ def plan_or_problems(
     prepared: Prepared | None = None,
 ) -> tuple[JobPlan | None, list[Problem]]:
     """As :func:`make_plan`; None and the problems where it cannot run."""
-    job, options = parse(request.job), request.options
+    options = request.options
+    try:
+        job = parse(request.job)
+    except SpecError as error:
+        return None, list(error.problems)
     if problems := _type_problems(options):
         return None, problems
     pools = tuple(_pools(job, options))

@@ -1,18 +1,31 @@
-"""The merged, live log of a job: every line of every replica once, in order within its replica."""
+"""The merged, live log of a job: every line of every followed replica once, in order within its replica.
+
+Which replicas are followed is how somebody looks at a job, not what the job is: it is chosen by whoever looks, and is no part
+of the request. Whoever fails is followed, whatever was chosen.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from itertools import chain, repeat
 
 import msgspec
 
-from airflow_customjob.backends.base import Engine, EngineError, LogLine, ReplicaRef
+from airflow_customjob.backends.base import Engine, EngineError, LogLine, Phase, ReplicaRef, ReplicaStatus
+from airflow_customjob.plan.job_plan import replica_names
+from airflow_customjob.spec.problem import Problem, SpecError
+from airflow_customjob.supervisor.record import JobRecord
+from airflow_customjob.supervisor.rules import order_of_ends
+from airflow_customjob.supervisor.sentences import MAX_TOLD
 
 Sink = Callable[[LogLine], None]
 
+ALL, PRIMARY = "all", "primary"
+FEW = 32
+"""Replicas up to which all are followed where nobody has chosen."""
 LAST_LINES = 20
 """Lines of a failed replica's output that its error tells."""
 FIRST_BYTES, FURTHER_BYTES = 2000, 200
@@ -23,6 +36,87 @@ DRAIN_BUDGET = 10.0
 """Seconds that an ended replica is kept although no line of its log comes; as long as lines come, it is kept."""
 RETRY = 0.5
 """Seconds after which a log that broke off is taken up again."""
+
+
+def chosen(logs: str | None, names: Sequence[str]) -> list[str]:
+    """The replicas that are followed from their start, in rank order.
+
+    :param logs: ``all``, ``primary``, a name, or a pattern as ``workerpool1-*``; None: all of up to :data:`FEW`, of more the
+        primary.
+    :param names: of all replicas, in rank order.
+    """
+    logs = logs or (ALL if len(names) <= FEW else PRIMARY)
+    sets = {ALL: list(names), PRIMARY: list(names[:1])}
+    return sets[logs] if logs in sets else [name for name in names if fnmatchcase(name, logs)]
+
+
+def check_logs(logs: str | None, names: Sequence[str]) -> None:
+    """:raises SpecError: there is no such replica, so that what was asked for would never be seen."""
+    if not chosen(logs, names):
+        message = (
+            f"it fits none of the replicas {names[0]} to {names[-1]}: write 'all', 'primary', a name, or a pattern"
+        )
+        raise SpecError([Problem("logs", message, logs, "logs")])
+
+
+def names_of(record: JobRecord, statuses: Iterable[ReplicaStatus]) -> Sequence[str]:
+    """The job's replicas in rank order; of a request that this version cannot read those that the engine shows."""
+    try:
+        return replica_names(record.request)
+    except SpecError:
+        return sorted({status.ref.replica for status in statuses}, key=lambda name: (len(name), name))
+
+
+def failing(record: JobRecord, statuses: Iterable[ReplicaStatus]) -> list[ReplicaStatus]:
+    """Those whose end may decide the job's, or a restart; the first ones first, and no more than its error tells of."""
+    if record.settled:
+        return []
+    present = (status for status in statuses if status.ref == record.ref(status.ref.replica))
+    ended = (status for status in present if status.phase is Phase.LOST or (status.ended and status.exit_code))
+    return sorted(ended, key=order_of_ends)[:MAX_TOLD]
+
+
+class Selection:
+    """Which replicas of a job are followed; tells once which are not.
+
+    :param logs: as :func:`chosen` takes it.
+    :param backend: name of the job's, for the user.
+    :param tell: None: nobody is to be told.
+    :param with_failing: whoever fails is followed too.
+    """
+
+    def __init__(
+        self, logs: str | None, backend: str, *, tell: Callable[[str], None] | None, with_failing: bool = True
+    ) -> None:
+        self._logs = logs
+        self._backend = backend
+        self._tell = tell
+        self._with_failing = with_failing
+        self._names: frozenset[str] | None = None
+
+    def of(self, record: JobRecord, statuses: Iterable[ReplicaStatus]) -> list[ReplicaRef]:
+        """Those of these replicas that are followed."""
+        names = self.names(record, statuses)
+        failed = {s.ref for s in (*failing(record, statuses), *record.failed)} if self._with_failing else set()
+        return [status.ref for status in statuses if status.ref.replica in names or status.ref in failed]
+
+    def names(self, record: JobRecord, statuses: Iterable[ReplicaStatus] = ()) -> frozenset[str]:
+        """Of all of the job's replicas that are followed from their start."""
+        if self._names is None:
+            names = names_of(record, statuses)
+            self._names = frozenset(chosen(self._logs, names))
+            others = [name for name in names if name not in self._names]
+            if others and self._tell is not None and not record.settled:
+                self._tell(self._told(record, len(names), others))
+        return self._names
+
+    def _told(self, record: JobRecord, count: int, others: Sequence[str]) -> str:
+        shown = f"{others[0]} to {others[-1]}" if len(others) > 1 else others[0]
+        unless = " unless they fail" if self._with_failing else ""
+        return (
+            f"{len(others):,} of {count:,} replicas are not followed here{unless} ({shown}): "
+            f"`customjob logs --backend {self._backend} --replica {others[-1]} {record.job_id}` shows one of them"
+        )
 
 
 class LogFollower:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from airflow_customjob.backends.base import Engine, EngineError, LogLine, ReplicaRef
 from airflow_customjob.plan.types import JobId
+from airflow_customjob.supervisor.follow import ALL, Selection
 from airflow_customjob.supervisor.listening import listening
-from airflow_customjob.supervisor.record import decode
+from airflow_customjob.supervisor.record import JobRecord, decode
 
 LOOK_AGAIN = 2.0
 """Seconds between two looks at a followed job, whatever its engine tells: its end need not be an event of any replica."""
@@ -18,22 +19,33 @@ RETRY = 0.5
 
 
 async def merged(
-    engine: Engine, job_id: JobId, *, replica: str | None = None, follow: bool = False, tail: int | None = None
+    engine: Engine,
+    record: JobRecord,
+    *,
+    replica: str | None = None,
+    follow: bool = False,
+    tail: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> AsyncGenerator[LogLine, None]:
     """The lines of a job's replicas in one stream: without ``follow`` replica by replica, with it as they come.
 
-    :param replica: only this one's, of every incarnation that is there.
+    :param record: of the job.
+    :param replica: only of these, of every incarnation that is there: a name, or what :func:`~.follow.chosen` takes. None: all;
+        with ``follow`` what it takes for None, and those that fail.
     :param follow: until the job has ended; replicas that start later join, and an engine that fails is asked again.
     :param tail: only so many last lines of each incarnation that is there.
+    :param say: is told which replicas are not followed.
     :raises EngineError: without ``follow``.
     """
+    which = replica if replica or follow else ALL
+    selection = Selection(which, engine.capabilities.backend, tell=None if replica else say, with_failing=not replica)
     if not follow:
-        for ref in await _there(engine, job_id, replica):
+        for ref in sorted(selection.of(record, await engine.observe(record.job_id))):
             async for line in engine.logs(ref, follow=False, tail=tail):
                 yield line
         return
     lines: asyncio.Queue[LogLine | None] = asyncio.Queue()
-    reading = asyncio.create_task(_read_all(engine, job_id, replica, tail, lines))
+    reading = asyncio.create_task(_read_all(engine, record.job_id, selection, tail, lines))
     reading.add_done_callback(lambda _: lines.put_nowait(None))
     try:
         while (item := await lines.get()) is not None:
@@ -45,7 +57,7 @@ async def merged(
 
 
 async def _read_all(
-    engine: Engine, job_id: JobId, replica: str | None, tail: int | None, lines: asyncio.Queue[LogLine | None]
+    engine: Engine, job_id: JobId, selection: Selection, tail: int | None, lines: asyncio.Queue[LogLine | None]
 ) -> None:
     readers: dict[ReplicaRef, asyncio.Task[None]] = {}
     ended = False
@@ -56,8 +68,10 @@ async def _read_all(
                 changed.clear()
                 with suppress(EngineError):
                     stored = await engine.read_record(job_id)
-                    ended = stored is None or decode(stored.data).state.terminal
-                    for ref in await _there(engine, job_id, replica):
+                    record = None if stored is None else decode(stored.data)
+                    ended = record is None or record.state.terminal
+                    statuses = await engine.observe(job_id)
+                    for ref in selection.of(record, statuses) if record else ():
                         if ref not in readers:
                             readers[ref] = asyncio.create_task(_read(engine, ref, tail, lines))
                     tail = None
@@ -83,8 +97,3 @@ async def _read(engine: Engine, ref: ReplicaRef, tail: int | None, lines: asynci
             await asyncio.sleep(RETRY)
         else:
             return
-
-
-async def _there(engine: Engine, job_id: JobId, replica: str | None) -> Sequence[ReplicaRef]:
-    refs = (status.ref for status in await engine.observe(job_id))
-    return sorted(ref for ref in refs if replica in (None, ref.replica))

@@ -91,6 +91,11 @@ class JobRecord:
         """How often the whole job was restarted in this generation."""
         return self.attempt - self.queued
 
+    @property
+    def settled(self) -> bool:
+        """It has ended or is being cancelled: nothing of it is started any more, and no plan is needed for the rest."""
+        return self.state.terminal or self.state is JobState.JOB_STATE_CANCELLING
+
     def ref(self, replica: str) -> ReplicaRef:
         """The present incarnation of a replica."""
         return ReplicaRef(self.job_id, self.generation, self.attempt, replica, self.restarts.get(replica, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_customjob.plan.job_plan import DEFAULT_TIMEOUT
 from airflow_customjob.spec.message import CustomJob
-from airflow_customjob.spec.parser import parse
+from airflow_customjob.spec.parser import parse_all
 from airflow_customjob.spec.rules_job import seconds as seconds_of
 from airflow_customjob.supervisor.record import JobRecord
 
@@ -24,13 +24,13 @@ def ends_by(record: JobRecord) -> float | None:
     """When the job's ``scheduling.timeout`` passes, in seconds since the epoch; None: it has not been RUNNING yet."""
     if record.start_time is None:
         return None
-    scheduling = parse(record.request.job).job_spec.scheduling
+    scheduling = parse_all(record.request.job).job.job_spec.scheduling
     return record.start_time + (seconds_of(scheduling.timeout) or DEFAULT_TIMEOUT)
 
 
 def custom_job_of(record: JobRecord) -> CustomJob:
-    """The job as it was asked for, with its name, state, times and error."""
-    job = parse(record.request.job)
+    """The job as it was asked for, with its name, state, times and error; without what this version cannot read."""
+    job = parse_all(record.request.job).job
     job.name = resource_name(record)
     job.state = int(record.state)  # type: ignore[assignment]
     for field, seconds in (

@@ -143,14 +143,12 @@ def decide(plan: JobPlan, record: JobRecord, seen: Observation, now: float) -> D
     :param seen: as listed after the record was read.
     :param now: seconds since the epoch.
     """
-    if record.state.terminal:
-        return _clear_away(plan, record, seen.replicas)
-    if record.state is JobState.JOB_STATE_CANCELLING:
-        return _cancel(plan, record, seen.replicas, now)
+    if record.settled:
+        return settle(record, seen.replicas, now)
     if seen.refused is not None:
-        return _refuse(plan, record, seen.refused, seen.replicas, now)
+        return _refuse(record, seen.refused, seen.replicas, now)
     if record.prepared is None:
-        return _prepare(plan, record, seen, now)
+        return _prepare(record, seen, now)
     sight = _look(plan, record, seen.replicas)
     end = _end(plan, record, sight, now)
     if end is not None:
@@ -158,6 +156,14 @@ def decide(plan: JobPlan, record: JobRecord, seen: Observation, now: float) -> D
     if seen.busy and sight.missing:
         return _queue(plan, record, sight, seen.busy, now)
     return _drive(plan, record, sight, now)
+
+
+def settle(record: JobRecord, statuses: Sequence[ReplicaStatus], now: float) -> Decision:
+    """What follows for a job that has ended or is being cancelled. It needs no plan: a request that this version refuses is
+    cancelled and cleared away like any other."""
+    if record.state.terminal:
+        return _clear_away(record, statuses)
+    return _cancel(record, statuses, now)
 
 
 def _look(plan: JobPlan, record: JobRecord, statuses: Sequence[ReplicaStatus]) -> _Sight:
@@ -200,18 +206,18 @@ def _end(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decisio
     if sight.ends:
         first = sight.ends[0]
         if first.exit_code == 0:
-            return _finish(plan, record, sight, JobState.JOB_STATE_SUCCEEDED, None, now)
+            return _finish(record, sight, JobState.JOB_STATE_SUCCEEDED, None, now)
         if is_retryable(first) and may_restart_job(plan, record):
-            return _restart_job(plan, record, sight, worth_telling([first]), now)
+            return _restart_job(record, sight, worth_telling([first]), now)
         failures = worth_telling(status for status in sight.ends if status.exit_code != 0)
         error = JobError(INVALID_ARGUMENT, failure_message(failures))
-        return _finish(plan, record, sight, JobState.JOB_STATE_FAILED, error, now, failures)
+        return _finish(record, sight, JobState.JOB_STATE_FAILED, error, now, failures)
     if sight.lost:
         return _recover(plan, record, sight, now)
     if now >= deadline(plan, record):
         state = JobState[f"JOB_STATE_{plan.options.timeout_state}"]
         message = f"The job ran for its whole timeout of {_seconds(plan.timeout)} (job_spec.scheduling.timeout) and was stopped."
-        return _finish(plan, record, sight, state, JobError(CANCELLED, message), now)
+        return _finish(record, sight, state, JobError(CANCELLED, message), now)
     return None
 
 
@@ -239,9 +245,9 @@ def _recover(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Dec
             f"Internal error occurred for the current attempt: the replica {s.ref.replica} was lost. {s.message}".rstrip()
             for s in told
         )
-        return _finish(plan, record, sight, JobState.JOB_STATE_FAILED, JobError(INTERNAL, message), now, told)
+        return _finish(record, sight, JobState.JOB_STATE_FAILED, JobError(INTERNAL, message), now, told)
     if whole_job:
-        return _restart_job(plan, record, sight, told, now)
+        return _restart_job(record, sight, told, now)
     restarts = record.restarts | {name: record.restarts.get(name, 0) + 1 for name in names}
     again = touched(
         record,
@@ -253,12 +259,10 @@ def _recover(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Dec
             for s in told
         ),
     )
-    return Decision(again, _sweep(plan, [s for s in sight.lost if s.ref.replica in sight.present]), wake_at=now)
+    return Decision(again, _sweep(record, [s for s in sight.lost if s.ref.replica in sight.present]), wake_at=now)
 
 
-def _restart_job(
-    plan: JobPlan, record: JobRecord, sight: _Sight, why: tuple[ReplicaStatus, ...], now: float
-) -> Decision:
+def _restart_job(record: JobRecord, sight: _Sight, why: tuple[ReplicaStatus, ...], now: float) -> Decision:
     cause = "; ".join(
         failure_sentence(s)
         if s.phase is Phase.EXITED
@@ -274,11 +278,10 @@ def _restart_job(
         failed=why,
         message=f"the whole job starts again ({record.job_restarts + 1} of {MAX_JOB_RESTARTS}): {cause}",
     )
-    return Decision(again, _sweep(plan, [*sight.present.values(), *sight.stale]), wake_at=now)
+    return Decision(again, _sweep(record, [*sight.present.values(), *sight.stale]), wake_at=now)
 
 
 def _finish(
-    plan: JobPlan,
     record: JobRecord,
     sight: _Sight,
     state: JobState,
@@ -289,7 +292,7 @@ def _finish(
     ended = _ended(record, state, error, now, failed)
     if ended.start_time is None and state is JobState.JOB_STATE_SUCCEEDED:
         ended = replace(ended, start_time=ended.end_time)
-    return Decision(ended, _sweep(plan, [*sight.present.values(), *sight.stale]), wake_at=now)
+    return Decision(ended, _sweep(record, [*sight.present.values(), *sight.stale]), wake_at=now)
 
 
 def _ended(
@@ -300,17 +303,15 @@ def _ended(
     return touched(record, now, state=state, end_time=end_time, error=error, failed=failed, message="")
 
 
-def _refuse(
-    plan: JobPlan, record: JobRecord, refused: LaunchRefused, statuses: Sequence[ReplicaStatus], now: float
-) -> Decision:
+def _refuse(record: JobRecord, refused: LaunchRefused, statuses: Sequence[ReplicaStatus], now: float) -> Decision:
     error = JobError(refused.code, refused.message[:MAX_REFUSAL])
-    return Decision(_ended(record, JobState.JOB_STATE_FAILED, error, now), _sweep(plan, statuses), wake_at=now)
+    return Decision(_ended(record, JobState.JOB_STATE_FAILED, error, now), _sweep(record, statuses), wake_at=now)
 
 
-def _cancel(plan: JobPlan, record: JobRecord, statuses: Sequence[ReplicaStatus], now: float) -> Decision:
+def _cancel(record: JobRecord, statuses: Sequence[ReplicaStatus], now: float) -> Decision:
     at_work = [status for status in statuses if not status.ended]
     if at_work:
-        return Decision(record, _sweep(plan, at_work), wake_at=now)
+        return Decision(record, _sweep(record, at_work), wake_at=now)
     error = record.error or JobError(CANCELLED, "The job was cancelled.")
     return Decision(_ended(record, JobState.JOB_STATE_CANCELLED, error, now), wake_at=now)
 
@@ -325,11 +326,11 @@ def cancelling(record: JobRecord, why: str, now: float) -> JobRecord:
 # -- the way to RUNNING ---------------------------------------------------------------------------------------------
 
 
-def _prepare(plan: JobPlan, record: JobRecord, seen: Observation, now: float) -> Decision:
+def _prepare(record: JobRecord, seen: Observation, now: float) -> Decision:
     """Settle images, packages and ports; meanwhile replicas of an earlier generation are stopped and removed."""
     earlier = [status for status in seen.replicas if status.ref.generation != record.generation]
     if earlier:
-        return Decision(record, _sweep(plan, earlier), wake_at=now)
+        return Decision(record, _sweep(record, earlier), wake_at=now)
     if seen.prepared is None:
         return Decision(record, (Prepare(),), wake_at=now)
     return Decision(touched(record, now, prepared=seen.prepared, state=JobState.JOB_STATE_PENDING), wake_at=now)
@@ -348,13 +349,13 @@ def _queue(plan: JobPlan, record: JobRecord, sight: _Sight, why: str, now: float
     state = JobState.JOB_STATE_QUEUED if record.start_time is None else record.state
     if (record.state, record.message) != (state, why):
         record = touched(record, now, state=state, message=why)
-    return Decision(record, _sweep(plan, [*sight.present.values(), *sight.stale]), wake_at=now)
+    return Decision(record, _sweep(record, [*sight.present.values(), *sight.stale]), wake_at=now)
 
 
 def _drive(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decision:
     wake_at = deadline(plan, record)
     if sight.stale:
-        return Decision(record, _sweep(plan, sight.stale), wake_at=now)
+        return Decision(record, _sweep(record, sight.stale), wake_at=now)
     to_create = tuple(record.ref(name) for name in sight.missing)
     created = {name for name, status in sight.present.items() if status.phase is Phase.CREATED}
     to_launch = sight.unlaunched - set(sight.missing)
@@ -392,17 +393,17 @@ def _in_rank_order(plan: JobPlan, record: JobRecord, names: Iterable[str]) -> tu
 # -- clearing away --------------------------------------------------------------------------------------------------
 
 
-def _clear_away(plan: JobPlan, record: JobRecord, statuses: Sequence[ReplicaStatus]) -> Decision:
+def _clear_away(record: JobRecord, statuses: Sequence[ReplicaStatus]) -> Decision:
     if statuses:
-        return Decision(record, _sweep(plan, statuses), wake_at=record.update_time)
+        return Decision(record, _sweep(record, statuses), wake_at=record.update_time)
     return Decision(record, (Release(),), done=True)
 
 
-def _sweep(plan: JobPlan, statuses: Sequence[ReplicaStatus]) -> tuple[Action, ...]:
+def _sweep(record: JobRecord, statuses: Sequence[ReplicaStatus]) -> tuple[Action, ...]:
     """Stop what runs, remove what does not."""
     running = tuple(status.ref for status in statuses if status.phase in (Phase.RUNNING, Phase.WAITING))
     idle = tuple(status.ref for status in statuses if status.phase not in (Phase.RUNNING, Phase.WAITING))
-    stop: tuple[Action, ...] = (Stop(running, plan.options.stop_grace),) if running else ()
+    stop: tuple[Action, ...] = (Stop(running, record.request.options.stop_grace),) if running else ()
     remove: tuple[Action, ...] = (Remove(idle),) if idle else ()
     return stop + remove
 

@@ -29,7 +29,7 @@ from airflow_customjob.backends.base import (
 from airflow_customjob.plan.job_plan import make_plan
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 from airflow_customjob.supervisor import ownership
-from airflow_customjob.supervisor.follow import DRAIN_BUDGET, LogFollower, Sink
+from airflow_customjob.supervisor.follow import DRAIN_BUDGET, LogFollower, Selection, Sink, failing
 from airflow_customjob.supervisor.listening import listening
 from airflow_customjob.supervisor.record import JobRecord, Owner, decode, encode
 from airflow_customjob.supervisor.rules import (
@@ -42,9 +42,9 @@ from airflow_customjob.supervisor.rules import (
     Stop,
     deadline,
     decide,
-    order_of_ends,
+    settle,
 )
-from airflow_customjob.supervisor.sentences import MAX_TOLD
+from airflow_customjob.supervisor.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +52,8 @@ RESYNC = 30.0
 """Seconds after which a job is looked at again even if its engine said nothing: the backstop behind events."""
 BUSY_RETRY = 5.0
 """Seconds between two attempts to create what the engine had no room for."""
-FIRST_BACK_OFF, LAST_BACK_OFF = 0.1, 5.0
-"""Seconds to wait after an engine's error; doubled at each further one."""
 CLEAR_BUDGET = 120.0
 """Seconds of nothing but errors after which an ended job is reported although something of it is left to ``gc``."""
-SAY_AGAIN = 60.0
-"""Seconds after which an error that goes on is told again."""
 WATCH_AGAIN = 1.0
 """Seconds after which events that broke off are subscribed to again."""
 LOOK_UP = 2.0
@@ -88,7 +84,8 @@ class Supervisor:
     :param job_id: the job; its record exists.
     :param owner: who claimed it.
     :param generation: which generation was claimed.
-    :param sink: takes every log line of every replica, in order within a replica.
+    :param sink: takes every log line of every followed replica, in order within a replica.
+    :param logs: which replicas are followed, as :func:`~.follow.chosen` takes it; it is not part of the job.
     :param say: takes lines of progress: states, restarts, reasons for waiting.
     :param on_change: called with the record and the replicas whenever either changed.
     :param positions: by incarnation name, the position of the last log line that was already given to the user.
@@ -104,6 +101,7 @@ class Supervisor:
         generation: int,
         *,
         sink: Sink | None = None,
+        logs: str | None = None,
         say: Callable[[str], None] = log.info,
         on_change: OnChange | None = None,
         positions: dict[str, str] | None = None,
@@ -122,6 +120,8 @@ class Supervisor:
         self.follower = LogFollower(
             engine, sink and _harmless(sink, "sink"), self._say, positions, through=self._heard.set
         )
+        told = self._say if sink and not positions else None  # who goes on from somewhere was told
+        self._selection = Selection(logs, engine.capabilities.backend, tell=told)
         self._last: JobRecord | None = None
         self._shown: tuple[JobRecord, tuple[ReplicaStatus, ...]] | None = None
         self._settled: Prepared | None = None
@@ -139,7 +139,7 @@ class Supervisor:
 
         :raises Fenced: somebody else owns the job.
         """
-        trouble = _Trouble(self._say, self._clock)
+        trouble = Trouble(self._say, self._clock)
         async with listening(self._engine, self._job_id, self._heard, again=WATCH_AGAIN):
             try:
                 while True:
@@ -167,8 +167,8 @@ class Supervisor:
 
     async def _step(self) -> Decision:
         stored, record = await self._read()
-        plan = self._plan_of(record)
-        replicas = await self._look(record, plan)
+        plan = None if record.settled else self._plan_of(record)
+        replicas = await self._look(record)
         seen = Observation(
             replicas=replicas,
             refused=self._refused[1] if self._refused and self._refused[0] == record.attempt else None,
@@ -176,7 +176,8 @@ class Supervisor:
             prepared=self._settled,
         )
         self._busy = ""
-        decision = decide(plan, record, seen, self._clock())
+        now = self._clock()
+        decision = settle(record, replicas, now) if plan is None else decide(plan, record, seen, now)
         if decision.record != record:
             self._version = await self._engine.write_record(
                 self._job_id, encode(decision.record), if_version=stored.version, labels=_labels(decision.record)
@@ -226,6 +227,7 @@ class Supervisor:
         return record
 
     def _plan_of(self, record: JobRecord) -> JobPlan:
+        """:raises SpecError: this version refuses what an earlier one has accepted."""
         if self._plan is None or self._plan[:2] != (record.generation, record.prepared):
             plan = make_plan(
                 record.request,
@@ -237,34 +239,21 @@ class Supervisor:
             self._plan = (record.generation, record.prepared, plan)
         return self._plan[2]
 
-    async def _look(self, record: JobRecord, plan: JobPlan) -> tuple[ReplicaStatus, ...]:
+    async def _look(self, record: JobRecord) -> tuple[ReplicaStatus, ...]:
         statuses = await self._engine.observe(self._job_id)
-        present = set(record.refs(plan))
-        self.follower.follow(
-            s.ref for s in statuses if s.ref.generation == record.generation and s.phase is not Phase.CREATED
-        )
-        failing = [s for s in statuses if s.ref in present and s.phase is Phase.EXITED and s.exit_code]
-        if record.state.terminal or not failing:
-            return tuple(statuses)
-        told = [status.ref for status in sorted(failing, key=order_of_ends)[:MAX_TOLD]]
-        tails = await self.follower.tails(told)
-        return tuple(replace(s, last_lines=tails.get(s.ref, ())) for s in statuses)
+        started = [s for s in statuses if s.ref.generation == record.generation and s.phase is not Phase.CREATED]
+        self.follower.follow(self._selection.of(record, started))
+        exited = [s.ref for s in failing(record, started) if s.phase is Phase.EXITED]
+        tails = await self.follower.tails(exited) if exited else {}
+        return tuple(replace(s, last_lines=tails[s.ref]) if s.ref in tails else s for s in statuses)
 
-    async def _apply(self, plan: JobPlan, decision: Decision) -> float | None:
+    async def _apply(self, plan: JobPlan | None, decision: Decision) -> float | None:
         """Carry out a decision; gives the time to decide again where something is to be waited for first."""
         later = None
         for action in decision.actions:
             match action:
-                case Prepare():
-                    await self._launching(plan, decision.record, self._prepare(plan))
-                case Create() if self._clock() < self._create_again_at:
-                    later = self._create_again_at
-                case Create(refs):
-                    self._created = refs
-                    await self._launching(plan, decision.record, self._engine.create(plan, refs))
-                case Start(refs):
-                    await self._launching(plan, decision.record, self._engine.start(plan, refs))
-                    self.follower.follow(refs, seen=False)
+                case Prepare() | Create() | Start() if plan is not None:
+                    later = await self._launch(plan, decision.record, action)
                 case Stop(refs, grace):
                     await self._engine.stop(refs, grace)
                 case Remove(refs):
@@ -272,6 +261,21 @@ class Supervisor:
                 case Release():
                     await self._engine.release(self._job_id)
         return later if len(decision.actions) == 1 else None
+
+    async def _launch(self, plan: JobPlan, record: JobRecord, action: Prepare | Create | Start) -> float | None:
+        match action:
+            case Prepare():
+                await self._launching(plan, record, self._prepare(plan))
+            case Create() if self._clock() < self._create_again_at:
+                return self._create_again_at
+            case Create(refs):
+                self._created = refs
+                await self._launching(plan, record, self._engine.create(plan, refs))
+            case Start(refs):
+                await self._launching(plan, record, self._engine.start(plan, refs))
+                names = self._selection.names(record)
+                self.follower.follow((ref for ref in refs if ref.replica in names), seen=False)
+        return None
 
     async def _prepare(self, plan: JobPlan) -> None:
         self._settled = await self._engine.prepare(plan, self._say)
@@ -368,33 +372,6 @@ def _harmless(call: Callable[P, object], name: str) -> Callable[P, None]:
             log.exception("the supervisor's %s callback failed; the job goes on", name)
 
     return guarded
-
-
-class _Trouble:
-    """Waits longer after each error in a row, and tells it once a minute."""
-
-    def __init__(self, say: Callable[[str], None], clock: Clock) -> None:
-        self._say = say
-        self._clock = clock
-        self._delay = FIRST_BACK_OFF
-        self._told_at = -math.inf
-        self._since: float | None = None
-
-    def lasts(self, seconds: float) -> bool:
-        return self._since is not None and self._clock() - self._since >= seconds
-
-    async def back_off(self, error: EngineError) -> None:
-        self._since = self._clock() if self._since is None else self._since
-        if self._clock() - self._told_at >= SAY_AGAIN:
-            self._told_at = self._clock()
-            self._say(f"the engine did not do as asked: {error}; trying again")
-        await asyncio.sleep(self._delay)
-        self._delay = min(self._delay * 2, LAST_BACK_OFF)
-
-    def over(self) -> None:
-        self._since = None
-        self._delay = FIRST_BACK_OFF
-        self._told_at = -math.inf
 
 
 def _labels(record: JobRecord) -> dict[str, str]:

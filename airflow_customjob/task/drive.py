@@ -94,6 +94,7 @@ class Driver:
                     owner=self.held.owner,
                     generation=self.held.generation,
                     sink=self._sink,
+                    logs=self.held.logs,
                     say=self._say,
                     on_change=self._publisher.on_change,
                     positions=self._positions,

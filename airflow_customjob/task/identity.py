@@ -38,6 +38,7 @@ class Held:
     :param engine: identity of the engine that keeps the job.
     :param backend: as ``serialize()`` gives it.
     :param hold_removal: seconds that ended replicas are kept, for others to read their logs to the end.
+    :param logs: whose output is in the task's log.
     """
 
     job_id: str
@@ -46,6 +47,7 @@ class Held:
     owner: Owner
     backend: dict[str, Any]
     hold_removal: float = 0.0
+    logs: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

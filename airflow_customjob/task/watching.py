@@ -231,7 +231,7 @@ class JobWatch:
         if job and by is not None and time.time() > by + OVERDUE:
             late = (
                 f"job {job.job_id} is {state.name}, {OVERDUE:g} s after its scheduling.timeout has passed: nobody drives it. "
-                f"Cancel it (`customjob cancel {job.job_id}`), or clear its task"
+                f"Cancel it (`customjob cancel --backend {job.backend['name']} {job.job_id}`), or clear its task"
             )
             return Outcome(Verdict.TIMED_OUT, state.name, result, late)
         return None

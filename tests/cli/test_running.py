@@ -74,6 +74,28 @@ def test_a_failure_tells_its_last_lines(engine: str, shell: Shell, write: Write)
     assert "no data" in done.out
 
 
+def test_a_failure_is_told_once_where_both_outputs_are_read_together(write: Write, shell: Shell) -> None:
+    command = [sys.executable, "-m", "airflow_customjob.cli", "run", "--backend", "process", write(spec("exit 7"))]
+    done = subprocess.run(
+        command, env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE
+    )
+    assert done.stdout.count("exited with a non-zero status of 7") == 1
+    assert ": FAILED" in done.stdout.splitlines()[-1]
+
+
+def test_forty_replicas_and_the_one_that_fails(write: Write, shell: Shell) -> None:
+    job = spec(
+        "echo training; sleep 600", "echo $HOSTNAME; [ $RANK != 17 ] || { sleep 2; echo no data; exit 3; }; sleep 600"
+    )
+    job["jobSpec"]["workerPoolSpecs"][1]["replicaCount"] = 39
+    done = shell.run("run", "--backend", "process", write(job))
+    assert done.code == 1
+    lines = [line.partition(": ") for line in done.err.splitlines() if line.startswith("workerpool")]
+    assert {name for name, _, _ in lines} == {"workerpool0-0", "workerpool1-16"}
+    assert ("workerpool1-16", "no data") in [(name, text) for name, _, text in lines]
+    assert "39 of 40 replicas are not followed here unless they fail" in done.err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cancels_the_job_and_leaves_nothing(
     engine: str, shell: Shell, write: Write, number: signal.Signals
