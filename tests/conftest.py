@@ -25,7 +25,7 @@ settings.register_profile("local", deadline=None, suppress_health_check=[HealthC
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-ENGINE_MARKERS = ("docker", "kubernetes", "chaos")
+ENGINE_MARKERS = ("docker", "kubernetes", "browser", "chaos")
 
 
 def _required() -> list[str]:

@@ -16,7 +16,7 @@ EVERY = 10.0
 LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
 ABSENT = "."
 MAX_SAMPLES = 120
-ROOM = 13_000
+ROOM = 12_000
 """Samples of all replicas together; what remains of 64 KB is for their names."""
 MIB = 2**20
 
@@ -106,4 +106,7 @@ def _value(level: str, peak: float) -> float:
 
 def _brief(value: float | None) -> float | None:
     """Three significant digits: ``0.52``, ``1230``."""
-    return None if value is None else float(f"{value:.3g}")
+    if value is None:
+        return None
+    brief = float(f"{value:.3g}")
+    return int(brief) if brief.is_integer() else brief

@@ -6,6 +6,7 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, task
 
 from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, KubernetesBackend
@@ -115,6 +116,9 @@ with DAG("model_deploy", schedule=[MODEL]):
         return triggering_asset_events[MODEL][-1].extra
 
     deploy()
+
+with DAG("plain", schedule=None):
+    EmptyOperator(task_id="train")
 
 with DAG("detached", schedule=None):
     submit = CustomJobOperator(

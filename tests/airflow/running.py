@@ -57,7 +57,6 @@ class RunningAirflow:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__FERNET_KEY": "b25seS1mb3ItdGhpcy10ZXN0LW9ubHktZm9yLXRlc3Q=",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CUSTOMJOB__INSTALLATION_ID": f"test-{os.getpid()}",
             "AIRFLOW__CUSTOMJOB__PROCESS_DIR": str(home / "customjob"),
@@ -98,17 +97,25 @@ class RunningAirflow:
                     if f"AIRFLOW_HOME={self.home}".encode() in (folder / "environ").read_bytes():
                         os.kill(int(folder.name), signal.SIGKILL)
 
-    def start(self, name: str, component: str = "") -> None:
-        """Start a component; a second one of a kind needs a name of its own."""
+    def start(self, name: str, component: str = "", **environ: str) -> None:
+        """Start a component; a second one of a kind needs a name of its own.
+
+        :param environ: for it alone.
+        """
         ports = {} if not component else {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(_free_ports(1)[0])}
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [*_AIRFLOW, component or name],
-                env=self.environ | ports,
+                env=self.environ | ports | environ,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    @staticmethod
+    def free_port() -> int:
+        """For one more component."""
+        return _free_ports(1)[0]
 
     def log_of(self, name: str) -> str:
         """What a component printed."""
@@ -149,7 +156,7 @@ class RunningAirflow:
         request = urllib.request.Request(url, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                return json.load(answer)
+                return json.load(answer) if answer.status != 204 else None
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
@@ -162,10 +169,10 @@ class RunningAirflow:
             return False
         return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer"))
 
-    def run(self, dag_id: str) -> DagRun:
+    def run(self, dag_id: str, run_id: str | None = None) -> DagRun:
         """Trigger a DAG."""
         wait_for(f"DAG {dag_id}", lambda: self.call("GET", f"/dags/{dag_id}"), every=0.5)
-        started = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None})
+        started = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "dag_run_id": run_id})
         run = DagRun(self, dag_id, started["dag_run_id"])
         self.runs.append(run)
         return run
@@ -215,6 +222,34 @@ class DagRun:
     def state(self) -> str:
         return str(self._airflow.call("GET", self._path)["state"])
 
+    def set_xcom(self, key: str, value: Any) -> None:
+        """Make an XCom of the task, or write over it."""
+        where = f"{self._path}/taskInstances/train/xcomEntries"
+        if self.xcom(key) is None:
+            self._airflow.call("POST", where, {"key": key, "value": value})
+        else:
+            self._airflow.call("PATCH", f"{where}/{key}", {"value": value})
+
+    def path(self, task_id: str, map_index: int = -1) -> str:
+        """Of the UI's page of a task instance."""
+        path = f"/dags/{self._dag_id}/runs/{urllib.parse.quote(self._run_id, '')}"
+        task = f"/tasks/{task_id}" if task_id else ""
+        return f"{path}{task}" + (f"/mapped/{map_index}" if map_index >= 0 else "")
+
+    def page(self, task_id: str, below: str = "", base: str = "") -> str:
+        """Address of that page, or of the run's where no task is named; something below it, on another API server."""
+        return f"{base or self._airflow.environ['AIRFLOW__API__BASE_URL']}{self.path(task_id)}{below}"
+
+    def links_of(self, task_id: str) -> dict[str, str | None]:
+        """The addresses behind a task's buttons."""
+        found = self._airflow.call("GET", f"{self._path}/taskInstances/{task_id}/links")
+        return dict(found["extra_links"])
+
+    def ended_at(self) -> float | None:
+        """Seconds since the epoch; None: it runs."""
+        ended = self._airflow.call("GET", self._path)["end_date"]
+        return ended and datetime.fromisoformat(ended).timestamp()
+
     def xcom_of(self, task_id: str, key: str = "return_value") -> Any:
         found = self._airflow.call("GET", f"{self._path}/taskInstances/{task_id}/xcomEntries/{key}?stringify=false")
         return None if found is None else found["value"]
@@ -236,6 +271,9 @@ class DagRun:
     def mark_failed(self) -> None:
         body = {"new_state": "failed"}
         self._airflow.call("PATCH", f"{self._path}/taskInstances/train", body)
+
+    def delete(self) -> None:
+        self._airflow.call("DELETE", self._path)
 
     def end(self, state: str) -> None:
         """Mark the whole run."""

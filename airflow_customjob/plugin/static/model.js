@@ -145,9 +145,10 @@ export function ownerOf(taskId, owners) {
   return mine.length ? `${mine[0]}run` : undefined;
 }
 
-/** "4s", "3m05s", "2h03m", "7d0h", as the command line writes them. */
+/** "4.2s", "3m05s", "2h03m", "7d0h", as the command line writes them. */
 export function duration(milliseconds) {
-  const whole = Math.max(0, Math.round(milliseconds / 1000));
+  const seconds = Math.max(0, milliseconds / 1000), whole = Math.round(seconds);
+  if (seconds < 10) return `${Number(seconds.toFixed(1))}s`;
   const two = (n) => String(n).padStart(2, "0");
   if (whole < 60) return `${whole}s`;
   if (whole < 3600) return `${Math.floor(whole / 60)}m${two(whole % 60)}s`;

@@ -13,7 +13,17 @@ const { Link } = globalThis.ReactRouterDOM;
 /** Replicas of a pool that are shown as rows at once; of a larger one those that need a look, and the others when asked for. */
 const FEW = 40, MANY = 500;
 const NEEDS_A_LOOK = ["failed", "lost", "waiting"];
-const COLUMNS = ["Replica", "Phase", "Exit", "Reason", "Restarts", "Host", "Start", "End", "CPUs", "Memory", "Log"];
+
+/** Those of a replica's words that are shown; a column without any is left out. */
+const WORDS = [
+  ["Exit", (replica) => replica.exitCode],
+  ["Reason", (replica) => (replica.reason === "Completed" ? "" : replica.reason)],
+  ["Restarts", (replica) => replica.restarts || ""],
+  ["Host", (replica) => replica.node],
+  ["Start", (replica) => (replica.started === undefined ? "" : clock(replica.started))],
+  ["End", (replica) => (replica.finished === undefined ? "" : clock(replica.finished))],
+];
+const BEFORE = ["Replica", "Phase"], AFTER = ["CPUs", "Memory", "Log"];
 
 const part = encodeURIComponent;
 const pageOf = ({ dagId, runId, taskId, mapIndex }) =>
@@ -67,26 +77,24 @@ function LogOf({ replica, job, rows, isHere }) {
   }, copied ? "copied" : "copy command");
 }
 
-const Row = memo(function Row({ replica, job, scale, peaks, rows, isHere }) {
-  const at = (moment) => (moment === undefined ? "" : clock(moment));
+const Row = memo(function Row({ replica, job, words, scale, peaks, rows, isHere }) {
+  const usage = (key, text, name) => h("td", null, h(Usage, {
+    series: replica.usage?.[key], scale, text, label: `${name} of ${replica.name}`, peak: peaks[key],
+  }));
   return h("tr", { className: isHere ? "cj-here" : undefined },
     h("th", { scope: "row" }, replica.name),
     h("td", null, h(Kind, { kind: replica.kind })),
-    h("td", { className: "cj-number" }, replica.exitCode ?? ""),
-    h("td", null, replica.reason ?? ""),
-    h("td", { className: "cj-number" }, replica.restarts || ""),
-    h("td", null, replica.node ?? ""),
-    h("td", { className: "cj-number" }, at(replica.started)),
-    h("td", { className: "cj-number" }, at(replica.finished)),
+    words.map(([name, word]) => h("td", { key: name, className: "cj-number" }, word(replica))),
     h("td", { className: "cj-life" }, h(LifeBar, { replica, scale })),
-    h("td", null, h(Usage, { series: replica.usage?.cpus, scale, text: cpus, label: `CPUs of ${replica.name}`, peak: peaks.cpus })),
-    h("td", null, h(Usage, { series: replica.usage?.memory, scale, text: memory, label: `Memory of ${replica.name}`, peak: peaks.memory })),
+    usage("cpus", cpus, "CPUs"),
+    usage("memory", memory, "Memory"),
     h("td", null, h(LogOf, { replica, job, rows, isHere })));
 }, (before, after) => before.replica.signature === after.replica.signature && before.scale.span === after.scale.span
-  && before.rows === after.rows && before.isHere === after.isHere && before.peaks.cpus === after.peaks.cpus
-  && before.peaks.memory === after.peaks.memory && before.job.id === after.job.id);
+  && before.words.length === after.words.length && before.rows === after.rows && before.isHere === after.isHere
+  && before.peaks.cpus === after.peaks.cpus && before.peaks.memory === after.peaks.memory && before.job.id === after.job.id);
 
-function Pool({ pool, job, scale, peaks, rows, kind, here }) {
+/** A pool: what it is, then its replicas. */
+function Pool({ pool, job, words, scale, peaks, rows, kind, here, width }) {
   const isLarge = pool.count > FEW;
   const [isOpen, open] = useState(!isLarge);
   const [most, showMost] = useState(MANY);
@@ -95,28 +103,37 @@ function Pool({ pool, job, scale, peaks, rows, kind, here }) {
   if (kind && !wanted.length) return null;
   const used = (key) => pool.replicas.reduce((sum, replica) => sum + (replica.usage?.[key].latest ?? 0), 0);
   const about = [
-    pool.machine, pool.gpus ? `${pool.gpus} × ${pool.gpu_type || "GPU"} each` : "", pool.module ? `python3 -m ${pool.module}` : "",
-    pool.image, used("memory") ? `in all ${cpus(used("cpus"))} CPUs, ${memory(used("memory"))}` : "",
+    plural(pool.count, "replica"), pool.machine, pool.gpus && `${pool.gpus} × ${pool.gpu_type || "GPU"} each`,
+    pool.module && `python3 -m ${pool.module}`, pool.image,
+    used("memory") && `in all ${cpus(used("cpus"))} CPUs, ${memory(used("memory"))}`,
   ].filter(Boolean).join(" · ");
-  const shown = wanted.slice(0, most), id = `cj-${job.id}-${pool.name}`;
-  return h("section", { className: "cj-pool", "aria-labelledby": id },
-    h("h3", { id }, pool.name, h("span", { className: "cj-muted" }, ` ${plural(pool.count, "replica")}`),
-      isLarge && !kind && h("button", { type: "button", "aria-expanded": isOpen, onClick: () => open(!isOpen) },
-        isOpen ? "show only those that need a look" : `show all ${pool.count}`)),
-    h("p", { className: "cj-muted cj-about" }, about),
-    isLarge && h(Squares, { replicas: pool.replicas }),
-    shown.length > 0 && h("div", { className: "cj-scroll", tabIndex: 0, role: "region", "aria-labelledby": id },
-      h("table", null,
-        h("thead", null, h("tr", null, COLUMNS.flatMap((name) => [
-          name === "CPUs" && h("th", { key: "life", scope: "col", className: "cj-life" },
-            h("span", { className: "cj-hidden" }, "Life"), h(Axis, { scale })),
-          h("th", { key: name, scope: "col" }, name),
-        ]))),
-        h("tbody", null, shown.map((replica) => h(Row, {
-          key: replica.name, replica, job, scale, peaks, rows, isHere: replica.name === here,
-        }))))),
-    wanted.length > most && h("button", { type: "button", onClick: () => showMost(Infinity) },
-      `show ${wanted.length - most} more`));
+  return h("tbody", null,
+    h("tr", { className: "cj-pool" }, h("th", { scope: "rowgroup", colSpan: width },
+      h("div", { className: "cj-about" }, h("strong", null, pool.name), h("span", { className: "cj-muted" }, about),
+        isLarge && !kind && h("button", { type: "button", "aria-expanded": isOpen, onClick: () => open(!isOpen) },
+          isOpen ? "only those that need a look" : "all replicas")),
+      isLarge && h(Squares, { replicas: pool.replicas }))),
+    wanted.slice(0, most).map((replica) => h(Row, {
+      key: replica.name, replica, job, words, scale, peaks, rows, isHere: replica.name === here,
+    })),
+    wanted.length > most && h("tr", null, h("td", { colSpan: width },
+      h("button", { type: "button", onClick: () => showMost(Infinity) }, `${wanted.length - most} more`))));
+}
+
+function Replicas({ job, rows, here, kind }) {
+  const scale = scaleOf(job);
+  const peak = (key) => Math.max(0, ...job.replicas.map((replica) => replica.usage?.[key].peak ?? 0));
+  const peaks = { cpus: peak("cpus"), memory: peak("memory") };
+  const isSaid = (value) => value !== undefined && value !== null && value !== "";
+  const words = WORDS.filter(([, word]) => job.replicas.some((replica) => isSaid(word(replica))));
+  const width = BEFORE.length + words.length + 1 + AFTER.length;
+  const head = (name) => h("th", { key: name, scope: "col" }, name);
+  return h("div", { className: "cj-scroll", tabIndex: 0, role: "region", "aria-label": "Replicas" },
+    h("table", null,
+      h("thead", null, h("tr", null, [...BEFORE, ...words.map(([name]) => name)].map(head),
+        h("th", { scope: "col", className: "cj-life" }, h("span", { className: "cj-hidden" }, "Life"), h(Axis, { scale })),
+        AFTER.map(head))),
+      job.pools.map((pool) => h(Pool, { key: pool.name, pool, job, words, scale, peaks, rows, kind, here, width }))));
 }
 
 function Notes({ job }) {
@@ -137,17 +154,12 @@ function Job({ at, xcoms, rows, replica: here, now, page }) {
     for (const replica of made.replicas) replica.signature = JSON.stringify(replica); // a row is drawn again when it has changed
     return made;
   }, [xcoms, live]);
-  const scale = scaleOf(job);
-  const peak = (key) => Math.max(0, ...job.replicas.map((replica) => replica.usage?.[key].peak ?? 0));
-  const peaks = { cpus: peak("cpus"), memory: peak("memory") };
-  const isThere = job.counts.some(([one]) => one === kind);
+  const chosen = job.counts.some(([one]) => one === kind) ? kind : "";
   return h("article", { "aria-label": `Custom job ${job.id}` },
     h(Head, { job, at, isOwn: at.taskId === page.taskId }),
-    h(Timeline, { job, scale }),
-    h(Filter, { counts: job.counts, total: job.replicas.length, chosen: isThere ? kind : "", choose }),
-    job.pools.map((pool) => h(Pool, {
-      key: pool.name, pool, job, scale, peaks, rows, here, kind: isThere ? kind : "",
-    })),
+    h(Timeline, { job, scale: scaleOf(job) }),
+    h(Filter, { counts: job.counts, total: job.replicas.length, chosen, choose }),
+    h(Replicas, { job, rows, here, kind: chosen }),
     h(Notes, { job }));
 }
 
