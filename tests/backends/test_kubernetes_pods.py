@@ -20,6 +20,7 @@ from airflow_customjob.backends.kubernetes import KubernetesBackend, manifests, 
 from airflow_customjob.backends.kubernetes.api import ApiError
 from airflow_customjob.backends.kubernetes.judge import SILENT_NODE, status_of
 from airflow_customjob.backends.kubernetes.logs import Place, PodLog, _lines, _nanoseconds, _Overlap
+from airflow_customjob.backends.kubernetes.reasons import Reasons
 from airflow_customjob.backends.kubernetes.refusals import quantity, refusal
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.backends.kubernetes.template import merged
@@ -286,10 +287,12 @@ PULLING = {
 }
 NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "rpc error: x:404: not found"}}
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]
+TOO_LARGE = [{**UNSCHEDULABLE[0], "message": "0/1 nodes are available: 1 Insufficient cpu."}]
 
 CASES: dict[str, tuple[dict[str, Any], Phase, int | None, Reason | None, str]] = {
     "gated": (pod(gate=names.GATE), Phase.CREATED, None, None, ""),
     "unschedulable": (pod(conditions=UNSCHEDULABLE), Phase.WAITING, None, None, "Unschedulable: 0/1 nodes"),
+    "too large for its nodes": (pod(conditions=TOO_LARGE), Phase.WAITING, None, None, "machine_types says how much"),
     "queued": (pod(gate="kueue.x-k8s.io/admission"), Phase.WAITING, None, None, "Kueue has not admitted the job yet"),
     "creating": (pod({"waiting": {"reason": "ContainerCreating"}}), Phase.WAITING, None, None, "n1 prepares it"),
     "registry away": (pod(PULLING), Phase.WAITING, None, None, "connection refused"),
@@ -365,6 +368,24 @@ def test_a_pod_is_judged(case: str) -> None:
     assert (status.phase, status.exit_code, status.reason) == (phase, code, reason)
     assert words in status.message
     assert bool(words) == bool(status.message)
+
+
+def test_a_pod_that_its_node_cannot_start_is_given_up_in_time() -> None:
+    reasons = Reasons(api=None)  # type: ignore[arg-type]  # nothing is asked of the cluster
+
+    def phase_after(seconds: float, shown: dict[str, Any]) -> Phase:
+        status = status_of(shown, NOW + seconds)
+        assert status is not None
+        (explained,) = asyncio.run(reasons.explain([status], [shown], NOW + seconds))
+        assert ("for 600 s: ImagePullBackOff" in explained.message) == (explained.phase is Phase.EXITED)
+        return explained.phase
+
+    starts = pod({"waiting": {"reason": "PodInitializing"}})
+    assert phase_after(0, pod(PULLING)) is Phase.WAITING
+    assert phase_after(590, starts) is Phase.WAITING
+    assert phase_after(599, pod(PULLING)) is Phase.WAITING
+    assert phase_after(1199, pod(PULLING)) is Phase.WAITING, "a pull that worked counts anew"
+    assert phase_after(1200, pod(PULLING)) is Phase.EXITED
 
 
 def test_a_deleted_pods_node_is_given_time() -> None:

@@ -5,6 +5,7 @@ second later, and calls a replica that has ended running while a sidecar of it d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +34,10 @@ HOPELESS = {
     "CreateContainerConfigError": ("not found", "couldn't find key", "non-root", "non-numeric user"),
 }
 """Why a container waits, and with which words, where waiting will not help."""
+NODE_PATIENCE = 600.0
+"""Seconds that a node may fail to start a container for any other reason (a registry does not answer, or nobody has its name). By then
+it has tried six times, and a retried pull of a large image had nine minutes."""
+NO_ROOM = "no node has room for what it requests (the backend's machine_types says how much that is)"
 SILENT_NODE = 30.0
 """Seconds past a deleted Pod's grace after which its node counts as lost."""
 
@@ -69,7 +74,7 @@ def status_of(pod: Json, now: float) -> ReplicaStatus | None:
         return ReplicaStatus(ref, Phase.LOST, reason=Reason.LOST, message=message, **common)
     if "running" in state:
         return ReplicaStatus(ref, Phase.RUNNING, started_at=_seconds(state["running"].get("startedAt")), **common)
-    return _waiting(ref, pod, state.get("waiting") or {}, common)
+    return _waiting(ref, pod, common)
 
 
 def is_stopped(pod: Json) -> bool:
@@ -165,25 +170,32 @@ def _failed_installer(status: Json) -> tuple[str, int, str] | None:
     return None
 
 
-def _waiting(ref: ReplicaRef, pod: Json, waiting: Json, common: dict[str, Any]) -> ReplicaStatus:
+def _waiting(ref: ReplicaRef, pod: Json, common: dict[str, Any]) -> ReplicaStatus:
+    reason, said = failing_to_start(pod)
+    if not reason:
+        return ReplicaStatus(ref, Phase.WAITING, message=_held_up(pod), **common)
+    waits = ReplicaStatus(ref, Phase.WAITING, message=_said(reason, said), **common)
+    return given_up(waits) if any(words in said.lower() for words in HOPELESS.get(reason, ())) else waits
+
+
+def failing_to_start(pod: Json) -> tuple[str, str]:
+    """Why its node cannot start one of the Pod's containers, in a word and in full; empty: it has not said that it cannot."""
     status = pod.get("status", {})
-    states = [(init.get("state") or {}).get("waiting") or {} for init in status.get("initContainerStatuses", ())] + [
-        waiting
-    ]
-    for state in states:
-        reason, said = state.get("reason", ""), state.get("message", "")
-        if any(words in said.lower() for words in HOPELESS.get(reason, ())):
-            return ReplicaStatus(
-                ref,
-                Phase.EXITED,
-                exit_code=CANNOT_START,
-                reason=Reason.START_ERROR,
-                message=_said(reason, said),
-                **common,
-            )
-        if reason and reason not in ("PodInitializing", "ContainerCreating"):
-            return ReplicaStatus(ref, Phase.WAITING, message=_said(reason, said), **common)
-    return ReplicaStatus(ref, Phase.WAITING, message=_held_up(pod), **common)
+    containers = (*status.get("initContainerStatuses", ()), _container(status.get("containerStatuses", ())))
+    for container in containers:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if (reason := waiting.get("reason", "")) not in ("", "PodInitializing", "ContainerCreating"):
+            return reason, waiting.get("message", "")
+    return "", ""
+
+
+def given_up(status: ReplicaStatus, why: str = "") -> ReplicaStatus:
+    """A replica that waits for what will not come: it counts as one that could not be started.
+
+    :param why: beside its node's own words.
+    """
+    message = f"{why}{status.message}"
+    return replace(status, phase=Phase.EXITED, exit_code=CANNOT_START, reason=Reason.START_ERROR, message=message)
 
 
 def _held_up(pod: Json) -> str:
@@ -195,7 +207,8 @@ def _held_up(pod: Json) -> str:
         return f"it is held back by {', '.join(gates)}"
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return _said(condition.get("reason"), condition.get("message"))
+            said = _said(condition.get("reason"), condition.get("message"))
+            return f"{NO_ROOM}: {said}" if "Insufficient" in said else said
     node = pod.get("spec", {}).get("nodeName")
     return prepares(node) if node else "it has no node yet"
 
