@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import DAG, TaskGroup, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_customjob import CustomJobClient, CustomJobOperator, CustomJobSensor, JobState
+from airflow_customjob import CustomJobClient, CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, JobState
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
 from airflow_customjob.client import new_owner
 from airflow_customjob.task import watching, xcoms
@@ -75,6 +75,19 @@ def test_a_reference_from_another_task_needs_no_template(run_dag: RunDag, fake: 
         CustomJobSensor(task_id="wait", custom_job=submit.output[xcoms.REF], **QUICK)
     ran = run_dag(dag)
     assert ran.states() == {"submit": "success", "wait": "success"}, ran.log
+
+
+@modes
+def test_a_group_of_another_dag(run_dag: RunDag, fake: FakeBackend, mode: str) -> None:
+    with DAG(f"group_upstream_{mode}", schedule=None) as dag:
+        CustomJobTaskGroup("train", custom_job=JOB, backend=fake)
+    first = run_dag(dag)
+    with DAG(f"group_elsewhere_{mode}", schedule=None) as other:
+        named = {"external_dag_id": dag.dag_id, "external_run_id": first.run.run_id, "external_task_group_id": "train"}
+        CustomJobSensor(task_id="wait", **named, **QUICK, **MODES[mode])
+    ran = run_dag(other)
+    assert ran.states() == {"wait": "success"}, ran.log
+    assert ran.xcom("wait") == first.xcom("train.run")
 
 
 def test_a_job_of_another_dag(run_dag: RunDag, fake: FakeBackend) -> None:
