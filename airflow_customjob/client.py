@@ -25,7 +25,7 @@ from uuid import uuid4
 from airflow_customjob.anywhere import Thread
 from airflow_customjob.anywhere import run as run_anywhere
 from airflow_customjob.backends import backend_of
-from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Usage
+from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Retention, Usage
 from airflow_customjob.packaging.first import UNREACHABLE, package_problems
 from airflow_customjob.packaging.local import local_code
 from airflow_customjob.packaging.store import Store, packages_folder
@@ -400,12 +400,14 @@ class AsyncCustomJobClient:
         dry_run: bool = False,
         say: Say = log.info,
         hold_removal: float = 0.0,
+        retention: Retention | None = None,
     ) -> Sequence[Collected]:
         """Remove what is left of ended jobs, records that are past their time, and what a dead host left.
 
         :param owner_state: tells the state of a job's owner (inside Airflow); jobs whose owner has ended are cancelled.
         :param dry_run: only say what would be removed.
         :param hold_removal: seconds that ended replicas are kept, for a supervisor that still reads their logs to the end.
+        :param retention: of installed packages; None: they are left alone.
         """
         async with self.backend.open() as engine:
             return await collect(
@@ -414,6 +416,7 @@ class AsyncCustomJobClient:
                 dry_run=dry_run,
                 say=say,
                 hold_removal=hold_removal,
+                retention=retention,
                 clock=self._clock,
             )
 
@@ -519,6 +522,8 @@ class CustomJobClient:
     def gc(
         self, *, owner_state: OwnerState | None = None, dry_run: bool = False, say: Say = log.info
     ) -> Sequence[Collected]:
-        """See :meth:`AsyncCustomJobClient.gc`; packages go too that nobody has used here for ``packages_ttl``."""
+        """See :meth:`AsyncCustomJobClient.gc`; packages go too that nobody has used for ``packages_ttl``,
+        and installed ones beyond ``installations_ttl`` and ``installations_count``."""
         _prune_packages(dry_run, say)
-        return run_anywhere(self._client.gc(owner_state=owner_state, dry_run=dry_run, say=say))
+        retention = Retention(float(setting("installations_ttl")), int(setting("installations_count")))
+        return run_anywhere(self._client.gc(owner_state=owner_state, dry_run=dry_run, say=say, retention=retention))

@@ -40,6 +40,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "example": "86400",
         "default": "2592000",
     },
+    "installations_ttl": {
+        "description": "Seconds that installed Python packages (an image on Docker, a virtual environment for processes) are "
+        "kept after the last job that used them, until `customjob gc` removes them.",
+        "version_added": "0.1.0",
+        "type": "float",
+        "example": "604800",
+        "default": "2592000",
+    },
+    "installations_count": {
+        "description": "How many of them `customjob gc` keeps at most, the last used ones.",
+        "version_added": "0.1.0",
+        "type": "integer",
+        "example": "10",
+        "default": "50",
+    },
     "process_dir": {
         "description": "Folder where the process backend keeps the state, logs and environments of its jobs. Empty "
         "means airflow-customjob/processes in the user's state directory.",

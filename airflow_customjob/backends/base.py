@@ -14,7 +14,7 @@ What an engine must guarantee, and nothing more:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -282,6 +282,44 @@ class Engine(Protocol):
 
     async def jobs(self) -> Sequence[JobObjects]:
         """Every job of this package on the engine, whoever made it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long installed packages are kept that no job uses.
+
+    :param ttl: seconds since the last job that used them.
+    :param count: how many at most; those whose last use was the longest ago go first.
+    """
+
+    ttl: float
+    count: int
+
+    def beyond(self, used: Mapping[str, float], now: float) -> list[str]:
+        """What is to go, of these names and times of last use; nothing that a job may be about to use."""
+        latest_first = sorted(used, key=lambda name: -used[name])
+        return [
+            name
+            for rank, name in enumerate(latest_first)
+            if now - used[name] > max(ABOUT_TO_USE, self.ttl if rank < self.count else 0.0)
+        ]
+
+
+ABOUT_TO_USE = 3600.0
+"""Seconds in which a job that found an installation has made its replicas of it."""
+
+
+@runtime_checkable
+class KeepsInstallations(Protocol):
+    """An engine that keeps installed packages for later jobs."""
+
+    async def prune(self, retention: Retention, in_use: Collection[str], now: float, *, dry_run: bool) -> Sequence[str]:
+        """Remove what is beyond its time, and what somebody who died over an installation has left.
+
+        :param in_use: artifacts (:class:`~airflow_customjob.plan.types.Prepared`) of jobs that have not ended.
+        :returns: what was removed, or would be, for people.
+        """
         ...
 
 

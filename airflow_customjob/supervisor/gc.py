@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from airflow_customjob.backends.base import Engine, EngineError, JobObjects, RecordConflict
+from airflow_customjob.backends.base import (
+    Engine,
+    EngineError,
+    JobObjects,
+    KeepsInstallations,
+    RecordConflict,
+    Retention,
+)
 from airflow_customjob.plan.types import JobId
 from airflow_customjob.spec.problem import SpecError
 from airflow_customjob.supervisor.claims import cancel_job
@@ -87,14 +94,17 @@ async def collect(
     dry_run: bool = False,
     say: Callable[[str], None] = log.info,
     hold_removal: float = 0.0,
+    retention: Retention | None = None,
     clock: Callable[[], float] = time.time,
 ) -> list[Collected]:
-    """Look at every job on the engine, and do what :func:`verdict_on` says.
+    """Look at every job on the engine, and do what :func:`verdict_on` says; then at what was installed for jobs.
 
     :param hold_removal: seconds that replicas of ended jobs are kept, for a supervisor that still reads their logs.
+    :param retention: of installed packages; None: they are left alone.
     :returns: all that was done, without what is kept.
     """
     done = []
+    in_use: set[str] = set()
     for objects in await engine.jobs():
         record: JobRecord | None = None
         if objects.record is not None:
@@ -102,7 +112,10 @@ async def collect(
                 record = decode(objects.record.data)
             except RecordError as error:
                 say(f"job {objects.job_id}: {error}")
+                retention = None  # nobody knows what it uses
                 continue
+        if record is not None and record.prepared is not None and not record.state.terminal:
+            in_use |= set(record.prepared.artifacts.values())
         state = None
         if owner_state is not None and record is not None and not record.state.terminal:
             state = await owner_state(record.owner)
@@ -118,6 +131,9 @@ async def collect(
                 pass  # somebody is at work there: it is not left
             except (EngineError, SpecError) as error:  # the other jobs' turn comes all the same
                 say(f"job {objects.job_id}: not done, the next gc tries again: {error}")
+    if retention is not None and isinstance(engine, KeepsInstallations):
+        for what in await engine.prune(retention, in_use, clock(), dry_run=dry_run):
+            say(f"{what}: remove")
     return done
 
 

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from uuid import uuid4
 
 import pytest
 
-from airflow_customjob.backends.base import LaunchRefused
+from airflow_customjob.backends.base import LaunchRefused, Retention
 from airflow_customjob.backends.docker import DockerBackend, builds
 from airflow_customjob.backends.docker.api import Api
 from airflow_customjob.backends.docker.engine import DockerEngine
@@ -457,3 +459,34 @@ def test_an_installation_that_takes_too_long_is_refused(tmp_path: Path) -> None:
                 await bench.engine.prepare(packaged(bench, path), lambda line: None)
 
     on_docker(test, DockerBackend(build_timeout=1.0))
+
+
+# -- cleaning up --------------------------------------------------------------------------------------------------------
+
+
+def test_gc_removes_images_that_no_job_uses_and_what_a_dead_host_left(tmp_path: Path) -> None:
+    path = wheel(tmp_path, named())
+
+    async def test(bench: Bench) -> None:
+        engine, plan = engine_of(bench), packaged(bench, path)
+        async with built_from(path, bench) as api:
+            plan = replace(plan, prepared=await engine.prepare(plan, lambda line: None))
+            image = plan.prepared.artifacts["0"]
+            others = {each["Id"] for each in await api.call("GET", "images/json", what="list images")} - {image}
+            left = {"customjob.kind": "build", "customjob.until": "1", "customjob.packages": path.name}
+            dead = await api.call("POST", "containers/create", what="create", body={"Image": IMAGE, "Labels": left})
+            await api.create_volume(f"customjob-test-{path.name}", left)
+
+            async def prune(in_use: set[str], later: float = 2 * 3600.0) -> list[str]:
+                gone = await engine.prune(Retention(0.0, 0), others | in_use, time.time() + later, dry_run=False)
+                return [what.split()[0] for what in gone]
+
+            assert sorted(await prune(set(), later=0.0)) == ["builder", "mark"], "the image has just been used"
+            assert await api.inspect(dead["Id"]) is None
+            assert await prune({image}) == []
+            await engine.create(plan, bench.refs(plan))
+            assert await prune(set()) == [], "a replica is made of it"
+            await engine.remove(bench.refs(plan))
+            assert await prune(set()) == ["image"]
+
+    on_docker(test)

@@ -858,7 +858,7 @@ def test_a_lock_whose_file_was_removed_is_not_held_by_two(folders: Folders, monk
 
     folders.make()
     path = folders.root / "a lock"
-    lock, calls = module._try_lock, []
+    lock, calls = module.try_lock, []
 
     def removed_before_it_is_locked(file: int) -> bool:
         calls.append(file)
@@ -866,7 +866,7 @@ def test_a_lock_whose_file_was_removed_is_not_held_by_two(folders: Folders, monk
             path.unlink()
         return lock(file)
 
-    monkeypatch.setattr(module, "_try_lock", removed_before_it_is_locked)
+    monkeypatch.setattr(module, "try_lock", removed_before_it_is_locked)
     with module.locked(path), path.open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert len(calls) == 2

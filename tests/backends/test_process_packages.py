@@ -20,6 +20,7 @@ import pytest
 from airflow_customjob.backends.base import Engine, LaunchRefused, ReplicaRef
 from airflow_customjob.backends.process import ProcessBackend, environments
 from airflow_customjob.backends.process.proc import processes, tree
+from airflow_customjob.client import CustomJobClient
 from airflow_customjob.plan.types import JobId, JobPlan, Package
 from tests.backends.contract import Act, plan_of, sleeps
 
@@ -141,6 +142,44 @@ def test_an_environment_is_made_once(backend: ProcessBackend, tmp_path: Path) ->
             assert "version 0.2 ['--epochs', '3']" in await output(engine, job)
 
     asyncio.run(main())
+
+
+def test_gc_removes_environments_that_no_job_has_used_for_long(
+    backend: ProcessBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> list[Path]:
+        async with backend.open() as engine:
+            return [
+                Path(
+                    (await prepared(engine, plan(wheel(tmp_path / "dist", version=version))))[0].prepared.artifacts["0"]
+                )
+                for version in ("0.1", "0.2")
+            ]
+
+    old, used = asyncio.run(main())
+    os.utime(old / environments.COMPLETE, (time.time() - 2 * 86400,) * 2)
+    client, said = CustomJobClient(backend), list[str]()
+    client.gc(say=said.append)
+    assert not said
+    monkeypatch.setenv("AIRFLOW__CUSTOMJOB__INSTALLATIONS_TTL", "86400")
+    client.gc(say=said.append, dry_run=True)
+    assert said == [f"environment {old}: remove"]
+    assert old.exists()
+    client.gc(say=said.append)
+    assert sorted(path.name for path in used.parent.iterdir()) == [used.name, f"{used.name}.lock"]
+
+
+def test_environments_share_the_files_of_the_installers_cache(backend: ProcessBackend, tmp_path: Path) -> None:
+    if environments._uv() is None:
+        pytest.skip("there is no uv")
+
+    async def main() -> int:
+        async with backend.open() as engine:
+            job, _ = await prepared(engine, plan(wheel(tmp_path / "dist")))
+            (module,) = Path(job.prepared.artifacts["0"]).glob("lib/*/site-packages/trainer/task.py")
+            return module.stat().st_nlink
+
+    assert asyncio.run(main()) > 1
 
 
 def test_packages_are_installed_in_their_order(backend: ProcessBackend, tmp_path: Path) -> None:

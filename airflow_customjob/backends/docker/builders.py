@@ -64,6 +64,10 @@ class Build:
     def names(self) -> str:
         return ", ".join(item.filename for item in self.packages)
 
+    def until(self, now: float) -> dict[str, str]:
+        """Labels of what is there only while packages are installed."""
+        return {**self.labels, UNTIL: f"{now + self.settings.timeout + MARGIN:.0f}"}
+
     @property
     def labels(self) -> dict[str, str]:
         return {
@@ -106,7 +110,7 @@ def _body(build: Build, script: Any, options: list[str], now: float) -> dict[str
         "Entrypoint": [],
         "Cmd": ["python3", *options, _path_of(script)],
         "WorkingDir": "/",
-        "Labels": {**build.labels, UNTIL: f"{now + build.settings.timeout + MARGIN:.0f}"},
+        "Labels": build.until(now),
     }
 
 

@@ -104,7 +104,7 @@ class Builds:
     @contextlib.asynccontextmanager
     async def _waiting(self, build: Build) -> AsyncIterator[None]:
         mark = f"{build.name}-waits-{secrets.token_hex(6)}"
-        await self.api.create_volume(mark, {**build.labels, WAITS_FOR: build.key})
+        await self.api.create_volume(mark, {**build.until(time.time()), WAITS_FOR: build.key})
         try:
             yield
         except asyncio.CancelledError:
@@ -220,7 +220,7 @@ class Builds:
     async def _commit(self, build: Build, builder: dict[str, Any]) -> dict[str, Any] | None:
         """The image; None: another process is making it at this moment, since two would be two images."""
         claim, nonce = _claim(build), secrets.token_hex(6)
-        got = await self.api.create_volume(claim, {**build.labels, NONCE: nonce})
+        got = await self.api.create_volume(claim, {**build.until(time.time()), NONCE: nonce})
         if got.get(NONCE) != nonce:
             if time.time() - (seconds(builder["State"]["FinishedAt"]) or 0.0) > COMMITS:
                 await self.api.remove_volume(claim)

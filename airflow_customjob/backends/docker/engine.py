@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
@@ -18,6 +18,7 @@ from airflow_customjob.backends.base import (
     Phase,
     ReplicaRef,
     ReplicaStatus,
+    Retention,
     Say,
     StoredRecord,
     Usage,
@@ -42,6 +43,7 @@ from airflow_customjob.backends.docker.labels import (
     seconds,
 )
 from airflow_customjob.backends.docker.networks import ensure_network, release_networks
+from airflow_customjob.backends.docker.prune import prune
 from airflow_customjob.backends.docker.records import Records, record_among
 from airflow_customjob.backends.docker.starts import Starts
 from airflow_customjob.backends.docker.status import Statuses
@@ -236,6 +238,9 @@ class DockerEngine:
         await _all(
             [release_networks(self._api, job_id), forget(KIND_START), forget(KIND_END), self._gpus.release(job_id)]
         )
+
+    async def prune(self, retention: Retention, in_use: Collection[str], now: float, *, dry_run: bool) -> Sequence[str]:
+        return await prune(self._api, retention, in_use, now, dry_run=dry_run)
 
     # -- records ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -17,12 +17,13 @@ from airflow_customjob.backends.base import (
     LogLine,
     ReplicaRef,
     ReplicaStatus,
+    Retention,
     Say,
     StoredRecord,
     Usage,
 )
 from airflow_customjob.backends.process import records, replicas
-from airflow_customjob.backends.process.environments import environment_for
+from airflow_customjob.backends.process.environments import environment_for, prune
 from airflow_customjob.backends.process.folders import locked, names_in, ref_of
 from airflow_customjob.backends.process.inotify import Inotify
 from airflow_customjob.backends.process.leases import choose_ports, lease_gpus, release_ports
@@ -215,6 +216,9 @@ class ProcessEngine:
         replicas.sweep(self._folders, job_id)
         release_ports(self._folders, job_id)
         records.tidy(self._folders, job_id)
+
+    async def prune(self, retention: Retention, in_use: Collection[str], now: float, *, dry_run: bool) -> Sequence[str]:
+        return await _in_thread(prune, self._folders.environments, retention, in_use, now, dry_run)
 
     # -- records ------------------------------------------------------------------------------------------------------
 

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
-from airflow_customjob.backends.base import LaunchRefused, Say
+from airflow_customjob.backends.base import LaunchRefused, Retention, Say
+from airflow_customjob.backends.process.folders import is_named, try_lock
 from airflow_customjob.backends.process.shim import PASSED
 from airflow_customjob.packaging import Fetched, content_key, install_commands
 
+LOCK = ".lock"
 LAST_LINES = 15
 """Lines of the installer's output that its failure tells."""
+COMPLETE = "complete"
+"""A file in an environment that is; its time is that of the last use."""
 LOOK_AGAIN = 0.2
 """Seconds between two looks whether another process has built the environment."""
 
@@ -56,8 +59,9 @@ async def environment_for(
     key = content_key(repr((await _identity(python), *requirements)), packages)
     folder = root / key
     names = ", ".join(package.filename for package in packages)
-    async with _only_one(root / f"{key}.lock") as lock:
-        if (folder / "complete").exists():
+    async with _only_one(folder.with_suffix(LOCK)) as lock:
+        if (folder / COMPLETE).exists():
+            os.utime(folder / COMPLETE)
             say(f"environment {key[:12]} with {names}: cache hit")
             return os.fspath(folder)
         say(f"environment {key[:12]} with {names}: installing")
@@ -70,9 +74,34 @@ async def environment_for(
                     raise LaunchRefused(f"package {names} cannot be installed on this host: {failed}") from None
                 say("the installation failed, and is tried again with pip")
             else:
-                (folder / "complete").touch()
+                (folder / COMPLETE).touch()
                 break
         return os.fspath(folder)
+
+
+def prune(root: Path, retention: Retention, in_use: Collection[str], now: float, dry_run: bool) -> list[str]:
+    """See :meth:`airflow_customjob.backends.base.KeepsInstallations.prune`."""
+    used = {}
+    for folder in root.iterdir():
+        if folder.suffix != LOCK and os.fspath(folder) not in in_use:
+            stands_for = folder / COMPLETE if (folder / COMPLETE).exists() else folder
+            used[os.fspath(folder)] = stands_for.stat().st_mtime
+    return [f"environment {name}" for name in retention.beyond(used, now) if dry_run or _remove(Path(name))]
+
+
+def _remove(folder: Path) -> bool:
+    """False: somebody builds it, or is about to use it. The mark goes first: half an environment is none."""
+    path = folder.with_suffix(LOCK)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if not (try_lock(lock) and is_named(lock, path)):
+            return False
+        (folder / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+        path.unlink()
+    finally:
+        os.close(lock)
+    return True
 
 
 async def _build(
@@ -163,16 +192,13 @@ def _environ() -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def _only_one(path: Path) -> AsyncIterator[int]:
-    """Hold a lock that may be held for minutes."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await asyncio.sleep(LOOK_AGAIN)
-            else:
-                break
-        yield lock
-    finally:
-        os.close(lock)
+    """Hold a lock that may be held for minutes, and removed by its holder."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if try_lock(lock) and is_named(lock, path):
+                yield lock
+                return
+        finally:
+            os.close(lock)
+        await asyncio.sleep(LOOK_AGAIN)

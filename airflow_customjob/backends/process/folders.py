@@ -130,7 +130,7 @@ def locked(path: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue
         try:
-            if _try_lock(file) and _is(file, path):
+            if try_lock(file) and is_named(file, path):
                 yield
                 return
         finally:
@@ -140,7 +140,8 @@ def locked(path: Path) -> Iterator[None]:
         time.sleep(0.002)
 
 
-def _try_lock(file: int) -> bool:
+def try_lock(file: int) -> bool:
+    """False: somebody else holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,7 +149,7 @@ def _try_lock(file: int) -> bool:
     return True
 
 
-def _is(file: int, path: Path) -> bool:
+def is_named(file: int, path: Path) -> bool:
     """Whether an open file still has its name: its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
