@@ -20,13 +20,14 @@ import pytest
 
 from airflow_customjob import CustomJobClient
 from airflow_customjob.backends.base import EngineError, LaunchRefused, LogLine, Phase
-from airflow_customjob.backends.kubernetes import KubernetesBackend
+from airflow_customjob.backends.kubernetes import KubernetesBackend, judge
 from airflow_customjob.backends.kubernetes.permissions import NEEDED
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.client import AsyncCustomJobClient, Job
 from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.types import ClusterSpec, JobOptions
 from airflow_customjob.spec.job_state import JobState
+from airflow_customjob.supervisor import supervise
 from tests.backends.contract import (
     Act,
     KubernetesAdapter,
@@ -133,8 +134,12 @@ def assert_only_records_are_left(namespace: str) -> None:
 # -- whole jobs -----------------------------------------------------------------------------------------------------
 
 
-def test_an_image_that_cannot_be_pulled_is_named_while_it_is_waited_for(namespace: str) -> None:
-    """A registry that does not answer may come back: the job says why it waits, and can be cancelled."""
+def test_an_image_that_cannot_be_pulled_is_named_while_it_is_waited_for_and_given_up_in_time(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that does not answer may come back, but a mistyped name of one never does."""
+    monkeypatch.setattr(judge, "NODE_PATIENCE", 8.0)
+    monkeypatch.setattr(supervise, "RESYNC", 2.0)
 
     async def main() -> None:
         client = AsyncCustomJobClient(replace(ADMIN, namespace=namespace))
@@ -149,9 +154,11 @@ def test_an_image_that_cannot_be_pulled_is_named_while_it_is_waited_for(namespac
             found = await client.get(submitted.job_id)
             assert found.state is JobState.JOB_STATE_PENDING
             assert "workerpool0-0 waits: " in found.record.message
-            await client.cancel(submitted.job_id)
             async with asyncio.timeout(40):
-                assert (await driving).state is JobState.JOB_STATE_CANCELLED
+                ended = await driving
+            assert ended.state is JobState.JOB_STATE_FAILED
+            assert "its node has failed to start it for 8 s: " in ended.error
+            assert "127.0.0.1:1/none:404" in ended.error
         finally:
             driving.cancel()
 

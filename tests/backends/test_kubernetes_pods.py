@@ -252,7 +252,12 @@ def pod(
     if state is not None:
         statuses.append({"name": names.CONTAINER, "state": state})
     return {
-        "metadata": {"labels": names.replica_labels(REF), "annotations": annotations, **(metadata or {})},
+        "metadata": {
+            "name": REF.name,
+            "labels": names.replica_labels(REF),
+            "annotations": annotations,
+            **(metadata or {}),
+        },
         "spec": {"nodeName": "n1", **({"schedulingGates": [{"name": gate}]} if gate else {})},
         "status": {"containerStatuses": statuses, **status},
     }
