@@ -98,9 +98,12 @@ def test_provider_info_follows_airflows_schema() -> None:
 
 def test_provider_info_names_modules_that_exist() -> None:
     info = get_provider_info()
-    for part in ("operators", "triggers"):
+    for part in ("operators", "sensors", "triggers"):
         for module in info[part][0]["python-modules"]:
             importlib.import_module(module)
+    classes = [*info["extra-links"], *(plugin["plugin-class"] for plugin in info["plugins"])]
+    for module, _, name in (path.rpartition(".") for path in classes):
+        assert getattr(importlib.import_module(module), name)
 
 
 @pytest.mark.slow
@@ -108,6 +111,33 @@ def test_airflow_knows_the_provider_its_options_and_its_plugin() -> None:
     seen = json.loads(_python(ASK_AIRFLOW).splitlines()[-1])
     assert seen[:3] == [airflow_customjob.__version__, "process", 7 * 24 * 3600.0]
     assert "customjob" in seen[3]
+
+
+@pytest.mark.slow
+def test_airflows_own_command_line_has_the_provider_and_the_command(tmp_path: Path) -> None:
+    environ = {**os.environ, "AIRFLOW__CUSTOMJOB__PROCESS_DIR": str(tmp_path)}
+
+    def airflow_cli(*args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "airflow", *args],
+            env=environ,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    asked = [
+        airflow_cli("providers", "get", "airflow-customjob", "--full", "--output", "json"),
+        airflow_cli("customjob", "list", "--backend", "process", "--format", "json"),
+        airflow_cli("customjob", "describe", "4711", "--backend", "process"),
+    ]
+    (provider, _), (jobs, _), (_, refused) = (process.communicate(timeout=120) for process in asked)
+    (info,) = json.loads(provider)
+    assert "airflow_customjob.links.OutputLink" in info["extra-links"]
+    assert all(option["description"] for option in info["config"]["customjob"]["options"].values())
+    assert json.loads(jobs) == []
+    assert asked[2].returncode == 1
+    assert "process has no job 4711" in refused
 
 
 def test_options_can_be_set_by_environment() -> None:

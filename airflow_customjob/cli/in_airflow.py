@@ -16,7 +16,7 @@ def get_commands() -> list[CLICommand]:
     """What Airflow's command line adds to its own."""
     from airflow.cli.cli_config import ActionCommand, Arg
 
-    told = "a command of `customjob` and its arguments"
+    told = "validate, render, run, supervise, list, describe, logs, cancel or gc, and its arguments; COMMAND --help shows an example"
     rest = Arg(("argv",), nargs=argparse.REMAINDER, metavar="COMMAND ...", help=told)  # type: ignore[no-untyped-call]
     return [ActionCommand("customjob", "Run Vertex AI's CustomJobs on one's own machines", _run, (rest,))]
 
