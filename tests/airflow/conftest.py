@@ -108,13 +108,19 @@ def run_dag(
     return run
 
 
+def airflow_home(home: Path) -> Path:
+    """A folder made an AIRFLOW_HOME with the DAGs of these tests."""
+    (home / "dags").mkdir(parents=True)
+    for name in ("dags.py", "kill_dags.py"):
+        shutil.copy(Path(__file__).with_name(name), home / "dags" / name)
+    return home
+
+
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow]:
     if why := why_not("postgres"):
         pytest.skip(why)
-    home = tmp_path_factory.mktemp("airflow")
-    (home / "dags").mkdir()
-    shutil.copy(Path(__file__).with_name("dags.py"), home / "dags" / "jobs.py")
+    home = airflow_home(tmp_path_factory.mktemp("airflow"))
     started = time.monotonic()
     with RunningAirflow(home).up() as running:
         print(f"\nAirflow was up in {time.monotonic() - started:.1f} s")

@@ -1,0 +1,154 @@
+"""What no hour of an installation should hold: dying triggerers and workers under twenty jobs, and a second Airflow on the same Docker."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.airflow.conftest import airflow_home
+from tests.airflow.remains import remains, remove_containers, replicas
+from tests.airflow.running import DagRun, RunningAirflow, wait_for
+from tests.engines import why_not
+
+pytestmark = [pytest.mark.airflow, pytest.mark.long, pytest.mark.timeout(900)]
+
+TICKS = 300
+DEFERRED, SYNC = 20, 4
+Make = Callable[..., RunningAirflow]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Starts an Airflow with these settings; without an installation id, as most are."""
+    if why := why_not("postgres"):
+        pytest.skip(why)
+
+    with ExitStack() as stack:
+
+        def start(name: str, **environ: str) -> RunningAirflow:
+            airflow = RunningAirflow(airflow_home(tmp_path / name))
+            del airflow.environ["AIRFLOW__CUSTOMJOB__INSTALLATION_ID"]
+            airflow.environ |= environ
+            return stack.enter_context(airflow.up())
+
+        yield start
+
+
+def jobs(runs: list[DagRun]) -> dict[str, set[str]]:
+    """Ids of the jobs, and of their replicas."""
+    job_ids = [run.wait_until_running() for run in runs]
+    return {job_id: set(replicas("process", job_id)) for job_id in job_ids}
+
+
+def ticks(run: DagRun, replica: str) -> list[int]:
+    prefix = f"{replica}: tick "
+    lines = run.log(run.task()["try_number"])
+    return [int(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)]
+
+
+def tells(runs: list[DagRun], seconds: float) -> None:
+    """Every log goes on."""
+    before = [max(ticks(run, "workerpool0-0"), default=-1) for run in runs]
+    waiting = dict(zip(runs, before, strict=True))
+    end = time.monotonic() + seconds
+    while waiting:
+        waiting = {run: last for run, last in waiting.items() if max(ticks(run, "workerpool0-0"), default=-1) <= last}
+        assert time.monotonic() < end, f"{len(waiting)} logs have stopped"
+        time.sleep(1)
+
+
+def test_twenty_jobs_outlive_every_triggerer_and_worker(make: Make) -> None:
+    """Killed with -9, frozen until another has its triggers, and stopped in order as by a rolling deploy."""
+    airflow = make(
+        "one",
+        AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT="30",
+        AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL="5",
+    )
+    deferred = [airflow.run("counts_deferred_process") for _ in range(DEFERRED)]
+    sync = [airflow.run("counts_sync_process") for _ in range(SYNC)]
+    before = jobs([*deferred, *sync])
+
+    airflow.kill("triggerer")
+    airflow.restart("triggerer")
+    killed_at = time.time()
+    tells(deferred, 60)
+    print(f"\ntriggerer, kill -9: all {DEFERRED} logs went on within {time.time() - killed_at:.1f} s")
+
+    airflow.stop("scheduler")  # and its workers: a SIGTERM, seconds later a SIGKILL
+    stopped_at = time.time()
+    airflow.start("scheduler")
+    wait_for("second tries", lambda: all(run.task()["try_number"] == 2 for run in sync), 120, 1)
+    tells(sync, 60)
+    print(f"workers stopped: all {SYNC} logs went on within {time.time() - stopped_at:.1f} s, in a second try")
+
+    airflow.start("triggerer-2", "triggerer")
+    airflow.kill("triggerer", signal.SIGSTOP)
+    frozen_at = time.time()
+    tells(deferred, 90)
+    print(f"triggerer frozen: all {DEFERRED} logs went on in another one within {time.time() - frozen_at:.1f} s")
+    airflow.kill("triggerer", signal.SIGCONT)
+    tells(deferred, 60)
+
+    for run in (*deferred, *sync):
+        run.wait_until("success", "failed", seconds=300)
+        assert run.task()["state"] == "success", run.log(run.task()["try_number"])
+        assert (run.xcom("custom_job")["state"], run.xcom("custom_job")["generation"]) == ("JOB_STATE_SUCCEEDED", 1)
+        told = [ticks(run, replica) for replica in ("workerpool0-0", "workerpool1-0")]
+        assert sorted(set(told[0])) == list(range(TICKS))
+        assert sorted(set(told[1])) == list(range(max(told[1]) + 1))  # it is stopped with the primary
+        assert max(told[1]) > TICKS - 20
+    assert all(len(ids) == 2 for ids in before.values())
+    assert not [job_id for job_id in before if remains("process", job_id)]
+
+
+@contextmanager
+def removed(job_ids: list[str]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for job_id in job_ids:
+            remove_containers(job_id)
+
+
+@pytest.mark.docker
+def test_two_airflows_with_the_same_run_on_one_docker(make: Make) -> None:
+    """Regression: with a constant as default id, the later one took the earlier one's job for its own that had been cleared."""
+    one, other = make("one"), make("other")
+    mine = one.run("once_task_deferred_docker", "scheduled")
+    my_job = mine.wait_until_running()
+    my_replicas = replicas("docker", my_job)
+    theirs = other.run("once_task_deferred_docker", "scheduled")
+    their_job = theirs.wait_until_running()
+    with removed([my_job, their_job]):
+        assert my_job != their_job
+        assert replicas("docker", my_job) == my_replicas
+        their_replicas = replicas("docker", their_job)
+        mine.end("failed")
+        wait_for("my job's end", lambda: not remains("docker", my_job), 30)
+        mine.delete()
+        again = one.run("once_task_deferred_docker", "scheduled")
+        wait_for("the next generation", lambda: (again.xcom("custom_job") or {}).get("generation") == 2, 60, 0.3)
+        assert again.wait_until_running() == my_job
+        assert replicas("docker", their_job) == their_replicas
+        for run, job_id in ((theirs, their_job), (again, my_job)):
+            run.end("failed")
+            wait_for("its end", lambda job_id=job_id: not remains("docker", job_id), 30)
+
+
+def test_a_run_made_again_under_its_old_id_takes_nothing_over(make: Make) -> None:
+    """A success is for the retries of its own run."""
+    airflow = make("one")
+    first = airflow.run("ends_deferred_process", "manual")
+    first.wait_until("success", "failed")
+    ended = first.xcom("custom_job")
+    first.delete()
+    again = airflow.run("ends_deferred_process", "manual")
+    again.wait_until("success", "failed")
+    ran = again.xcom("custom_job")
+    assert (ended["generation"], ran["generation"]) == (1, 2)
+    assert ran["name"] == ended["name"]
