@@ -14,11 +14,14 @@ reference                 value
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from airflow_customjob.backends.base import LaunchRefused
+from airflow_customjob.packaging import PackageError
 from airflow_customjob.settings import ASKING
 
 
@@ -29,6 +32,43 @@ def resolve(secret_env: Iterable[tuple[str, str]]) -> dict[str, str]:
     :raises LaunchRefused: a reference leads nowhere; names the reference and never a value.
     """
     return {name: look_up(f"secret_env: {name}", reference) for name, reference in secret_env}
+
+
+def google_key(reference: str | None) -> str | None:
+    """The key file's content that ``google_credentials`` means; None: replicas get none. May block, as :func:`resolve`.
+
+    :param reference: path of a key file, or id of an Airflow connection.
+    :raises LaunchRefused: it leads to no key; names the reference and never what is there.
+    """
+    if reference is None:
+        return None
+    from airflow_customjob.packaging.google_keys import key_of
+
+    try:
+        key = json.loads(Path(reference).read_text()) if os.path.isabs(reference) else key_of(reference)
+        if not isinstance(key, dict) or "type" not in key:
+            raise ValueError("no key")
+    except PackageError as error:
+        raise LaunchRefused(f"google_credentials: {error.message}") from None
+    except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the key
+        why = _NOT_THERE.get(type(error), "it is no key file of Google Cloud")
+        raise LaunchRefused(f"google_credentials: {reference} cannot be given to replicas ({why})") from None
+    with ASKING:
+        for name in _PRIVATE & key.keys():
+            _mask(str(key[name]))
+    return json.dumps(key)
+
+
+_PRIVATE = frozenset({"private_key", "client_secret", "refresh_token"})
+"""What is secret of a key file."""
+
+
+def _mask(value: str) -> None:
+    """Where Airflow keeps the log, it shows ``***`` in its place, should a replica print it."""
+    if "airflow.sdk" in sys.modules:
+        from airflow.sdk.log import mask_secret
+
+        mask_secret(value)
 
 
 _NOT_THERE = {
@@ -49,6 +89,7 @@ def look_up(where: str, reference: str) -> str:
     try:
         with ASKING:
             value = KINDS[kind](rest)
+            _mask(value)
     except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold the value
         why = _NOT_THERE.get(type(error), type(error).__name__)
         raise LaunchRefused(f"{where} refers to {reference}, which cannot be read here ({why})") from None

@@ -104,6 +104,8 @@ JOB_OPTIONS = (
     _Option("--region", "region", "region of CLOUD_ML_REGION and of the job's resource name (local)"),
     _Option("--gcp-conn-id", "gcp_conn_id", "Airflow connection to Google Cloud, to read packages from gs:// (`airflow customjob`)",
             metavar="ID"),
+    _Option("--google-credentials", "google_credentials", "key file, or Airflow connection, that replicas find by "
+            "GOOGLE_APPLICATION_CREDENTIALS", metavar="PATH|ID"),
     _Option("--record-ttl", "record_ttl", "seconds that the ended job's record is kept ([customjob] record_ttl)",
             _seconds, "SECONDS"),
 )  # fmt: skip

@@ -65,6 +65,8 @@ class CustomJobOperator(BaseOperator):
     :param python_module: what is run of it; None: the spec's ``python_module``, or the script. (templated)
     :param gcp_conn_id: connection to Google Cloud by which packages are read from ``gs://``. None: application default
         credentials. (templated)
+    :param google_credentials: path of a key file, or a connection to Google Cloud, that replicas find by
+        GOOGLE_APPLICATION_CREDENTIALS; it is read where they are created. None: they get none. (templated)
     :param deferrable: hold no worker slot while the job runs; the triggerer supervises it.
     :param wait_for_completion: False: the task succeeds as soon as all replicas have started. From then on the job is
         driven by whatever other CustomJob operator or trigger of this installation lives, within 60 s, or by a sensor: where
@@ -106,6 +108,7 @@ class CustomJobOperator(BaseOperator):
         "local_package_path",
         "python_module",
         "gcp_conn_id",
+        "google_credentials",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"custom_job": "json", "backend": "json"}
     operator_extra_links = LINKS
@@ -124,6 +127,7 @@ class CustomJobOperator(BaseOperator):
         local_package_path: str | None = None,
         python_module: str | None = None,
         gcp_conn_id: str | None = None,
+        google_credentials: str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         wait_for_completion: bool = True,
         render: bool = True,
@@ -154,6 +158,7 @@ class CustomJobOperator(BaseOperator):
         self.local_package_path = local_package_path
         self.python_module = python_module
         self.gcp_conn_id = gcp_conn_id
+        self.google_credentials = google_credentials
         self.deferrable = deferrable
         self.wait_for_completion = wait_for_completion
         self.render = render
@@ -410,6 +415,7 @@ class CustomJobOperator(BaseOperator):
             memory_limits=self.memory_limits,
             record_ttl=float(setting("record_ttl")) if self.record_ttl is None else self.record_ttl,
             gcp_conn_id=self.gcp_conn_id,
+            google_credentials=self.google_credentials,
             secret_env=tuple((self.secret_env or {}).items()),
         )
 

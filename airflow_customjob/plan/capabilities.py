@@ -47,13 +47,15 @@ _REFUSED_ON_ONE_HOST = {
 }
 _EMULATED_EVERYWHERE = {
     "job_spec.base_output_directory": "AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR are set as on "
-    "Vertex AI; no bucket is mounted under /gcs",
+    "Vertex AI; buckets are under /gcs where the backend's bucket_root says what they are",
     "job_spec.scheduling.strategy": "replicas start as soon as their engine has room; nothing is bought or preempted",
     "job_spec.scheduling.max_wait_duration": "the job waits in its queue until it is cancelled",
     f"{POOLS}.disk_spec": "replicas have the disk of their host",
 }
 _EMULATED = {
     "process": {
+        "job_spec.base_output_directory": "AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR are set as on Vertex AI; "
+        "with the backend's bucket_root they hold the folder that stands for the bucket, since there is no /gcs on this host",
         f"{POOLS}.machine_spec.machine_type": "replicas share this host's CPUs and memory, without limits",
         f"{POOLS}.machine_spec.accelerator_type": "the GPUs are those of the backend's gpus, of whatever type",
         f"{POOLS}.machine_spec.accelerator_count": "GPUs are leased from the backend's gpus by CUDA_VISIBLE_DEVICES",
@@ -61,6 +63,8 @@ _EMULATED = {
         f"{POOLS}.python_package_spec.executor_image_uri": "not run: the package runs in a virtual environment on this host",
     },
     "docker": {
+        "job_spec.base_output_directory": "AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR are set as on Vertex AI; "
+        "a local path is mounted into each replica, and buckets are under /gcs where the backend's bucket_root says what they are",
         f"{POOLS}.machine_spec.machine_type": "its vCPUs, as far as the host has them, limit each replica; memory is "
         "limited with memory_limits only",
         f"{POOLS}.machine_spec.accelerator_type": "the GPUs are those of the backend's gpus, of whatever type",

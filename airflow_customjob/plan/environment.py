@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from airflow_customjob.plan.types import ClusterSpec, JobId, JobOptions, SingleReplica
 
@@ -21,6 +22,11 @@ MAX_VARIABLE = 120_000
 """Bytes of one variable; Linux takes 131,072 with its name, and 10 KB are left to user code that adds to it."""
 FILES = "/var/run/customjob"
 """Folder in a replica that CLUSTER_SPEC and TF_CONFIG lie in where they are files."""
+
+GCS = "/gcs"
+"""Where replicas see buckets, as on Vertex AI: ``gs://bucket/x`` is ``/gcs/bucket/x``."""
+GOOGLE_KEY = "/var/run/customjob-google/key.json"
+"""Where a replica finds what ``google_credentials`` names."""
 
 TF_TASKS = {0: "chief", 1: "worker", 2: "ps", 3: "evaluator"}
 """What TF_CONFIG calls a pool, by its position in the spec."""
@@ -151,14 +157,23 @@ def service_variables(job_id: JobId, options: JobOptions, work: Work, *, contain
         variables["AIP_USE_CUSTOM_CONTAINER"] = "true"
     if options.trial_id is not None:
         variables["CLOUD_ML_TRIAL_ID"] = options.trial_id
+    if options.google_credentials is not None:
+        variables["GOOGLE_APPLICATION_CREDENTIALS"] = GOOGLE_KEY
     return variables
+
+
+def output_directory(output_uri_prefix: str) -> str:
+    """As replicas are told it: with a slash at its end, and of ``file://`` the path."""
+    if output_uri_prefix.startswith("file://"):
+        output_uri_prefix = unquote(urlsplit(output_uri_prefix).path)
+    return output_uri_prefix if output_uri_prefix.endswith("/") or not output_uri_prefix else f"{output_uri_prefix}/"
 
 
 def directory_variables(output_uri_prefix: str, trial_id: str | None) -> dict[str, str]:
     """AIP_* directories; none without base_output_directory. The slash at the end is part of the value."""
     if not output_uri_prefix:
         return {}
-    base = output_uri_prefix if output_uri_prefix.endswith("/") else f"{output_uri_prefix}/"
+    base = output_directory(output_uri_prefix)
     if trial_id is not None:
         base += f"{trial_id}/"
     return {

@@ -143,6 +143,7 @@ def plan_or_problems(
         prepared=prepared,
         labels=tuple(sorted(job.labels.items())),
         service_account=job.job_spec.service_account,
+        output=environment.output_directory(job.job_spec.base_output_directory.output_uri_prefix),
         shared=_shared(seats[0], context) if seats else (),
         notes=(
             *support_notes(job, capabilities, options.ignore_fields),
@@ -372,6 +373,9 @@ def _option_problems(options: JobOptions) -> Iterator[Problem]:
     if options.timeout_state not in TIMEOUT_STATES:
         message = f"there is no such end: choose one of {', '.join(TIMEOUT_STATES)}"
         yield Problem("timeout_state", message, options.timeout_state, "timeout-state")
+    if "/" in (options.google_credentials or "/") and not (options.google_credentials or "/").startswith("/"):
+        message = "is neither an absolute path of a key file nor the id of a connection"
+        yield Problem("google_credentials", message, options.google_credentials, "google-credentials")
     for name in ("stop_grace", "record_ttl"):
         seconds = getattr(options, name)
         if not (math.isfinite(seconds) and seconds >= 0):

@@ -58,6 +58,8 @@ class JobOptions:
     :param record_ttl: seconds that the record of an ended job is kept (default 7 days).
     :param gcp_conn_id: an Airflow connection to Google Cloud, by which packages are read from ``gs://``; None: application
         default credentials.
+    :param google_credentials: path of a key file, or id of an Airflow connection to Google Cloud: replicas find the key as a file
+        that GOOGLE_APPLICATION_CREDENTIALS names; it is read when they are created. None: they get none.
     :param secret_env: pairs of a variable's name and where its value is found when a replica is created
         (:mod:`airflow_customjob.backends.secrets`); the value itself is in no plan, record or log.
     """
@@ -76,6 +78,7 @@ class JobOptions:
     memory_limits: bool = False
     record_ttl: float = 7 * 24 * 3600.0
     gcp_conn_id: str | None = None
+    google_credentials: str | None = None
     secret_env: tuple[tuple[str, str], ...] = ()
 
 
@@ -287,6 +290,7 @@ class JobPlan:
     :param disable_retries: no restart of any kind.
     :param restart_job_on_worker_restart: a lost replica restarts the whole job.
     :param service_account: as the spec names it, an e-mail address; empty: none.
+    :param output: the base output directory as replicas are told it, with a slash at its end; empty: none.
     :param shared: how the replicas' files begin and end, each once.
     :param notes: all that is not simply as on Vertex AI.
     """
@@ -305,6 +309,7 @@ class JobPlan:
     prepared: Prepared
     labels: tuple[tuple[str, str], ...] = ()
     service_account: str = ""
+    output: str = ""
     shared: tuple[SharedText, ...] = ()
     notes: tuple[Note, ...] = ()
 

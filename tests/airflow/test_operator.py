@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.log import _secrets_masker
 
 from airflow_customjob import CreateCustomJobOperator, CustomJobClient, CustomJobOperator
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
@@ -264,6 +265,7 @@ def test_a_secret_reaches_its_replica_and_nothing_else(run_dag: RunDag, tmp_path
     kept = "".join(path.read_text() for path in (tmp_path / "jobs").rglob("*") if path.is_file())
     assert "variable:training_token" in kept
     assert "open sesame" not in shown + kept + ran.log
+    assert _secrets_masker().redact("a replica prints open sesame") == "a replica prints ***"
 
 
 def test_options_reach_the_job(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:

@@ -66,6 +66,7 @@ OTHER_OPTIONS = {
     "memory_limits": True,
     "record_ttl": 1.0,
     "gcp_conn_id": "gcp",
+    "google_credentials": "/key.json",
     "secret_env": (("A", "b"),),
 }
 

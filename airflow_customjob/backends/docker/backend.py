@@ -13,6 +13,7 @@ from airflow_customjob.backends.docker.body import BuildSettings, Settings, cont
 from airflow_customjob.backends.indexes import check_indexes
 from airflow_customjob.packaging import dockerfile
 from airflow_customjob.plan.capabilities import capabilities_of
+from airflow_customjob.plan.environment import GOOGLE_KEY
 from airflow_customjob.plan.types import Capabilities, JobPlan
 
 _LISTS = ("volumes", "gpus", "subnets", "extra_hosts", "index_urls")
@@ -37,6 +38,8 @@ class DockerBackend:
     :param network: an existing network for all replicas, instead of one for each job.
     :param user: ``uid[:gid]`` that replicas run as; None: the image's own.
     :param extra_hosts: ``name:address``, for every replica's ``/etc/hosts``.
+    :param bucket_root: folder of the Docker host whose subfolders stand for buckets: replicas see ``gs://bucket/x`` as
+        ``/gcs/bucket/x``, as on Vertex AI.
     :param index_urls: where packages are looked for, the first one in place of PyPI; empty: where the executor image's pip
         looks. One that needs a password is written as a reference to a secret that holds the whole URL
         (``connection:ID``, ``variable:KEY``, ``file:/path``, ``env:NAME``); no code of a package sees it.
@@ -59,6 +62,7 @@ class DockerBackend:
     network: str | None = None
     user: str | None = None
     extra_hosts: tuple[str, ...] = ()
+    bucket_root: str | None = None
     index_urls: tuple[str, ...] = ()
     ca_bundle: str | None = None
     build_cpus: float | None = None
@@ -70,6 +74,8 @@ class DockerBackend:
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(map(str, value)))
         shm_bytes(self.shm_size, None)
+        if self.bucket_root and not self.bucket_root.startswith("/"):
+            raise ValueError(f"bucket_root is {self.bucket_root!r}: expected the absolute path of a folder of the host")
         shm_bytes(self.build_memory, None, "build_memory")
         check_indexes(self.index_urls)
         for subnet in self.subnets:
@@ -86,7 +92,9 @@ class DockerBackend:
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.shm_size, self.volumes, self.gpus, self.network, self.user, self.extra_hosts)
+        return Settings(
+            self.shm_size, self.volumes, self.gpus, self.network, self.user, self.extra_hosts, self.bucket_root
+        )
 
     @property
     def build_settings(self) -> BuildSettings:
@@ -133,6 +141,7 @@ class DockerBackend:
         for replica in plan.replicas:
             ref = ReplicaRef(plan.job_id, plan.generation, 0, replica.name, 0)
             files = [path for path, _ in replica.files]
+            files += [GOOGLE_KEY] if plan.options.google_credentials else []
             bodies.append(
                 {"create": "container", "name": ref.name, **container_body(plan, ref, self.settings)}
                 | ({"files": files} if files else {})

@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow_customjob.backends.base import ReplicaRef
 from airflow_customjob.backends.docker.labels import network_name, replica_labels
+from airflow_customjob.plan.environment import GCS
 from airflow_customjob.plan.types import JobPlan
 
 LOG_CONFIG = {
@@ -34,6 +35,7 @@ class Settings:
     network: str | None = None
     user: str | None = None
     extra_hosts: tuple[str, ...] = ()
+    bucket_root: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ def _host_config(
     network = network_of(plan, settings)
     if network is not None:
         config["NetworkMode"] = network
-    if settings.volumes:
-        config["Binds"] = list(settings.volumes)
+    if binds := _binds(plan, settings):
+        config["Binds"] = binds
     if settings.extra_hosts:
         config["ExtraHosts"] = list(settings.extra_hosts)
     if wished.cpus:
@@ -117,6 +119,17 @@ def _host_config(
         ids = ["leased"] * wished.gpus if devices is None else list(devices)
         config["DeviceRequests"] = [{"DeviceIDs": ids, "Capabilities": [["gpu"]]}]
     return config
+
+
+def _binds(plan: JobPlan, settings: Settings) -> list[str]:
+    """The backend's volumes; the buckets; and a local output directory, under its own path, unless a volume holds it already."""
+    binds = list(settings.volumes)
+    if settings.bucket_root:
+        binds.append(f"{settings.bucket_root}:{GCS}")
+    inside = [f"{bind.split(':')[1].rstrip('/')}/" for bind in binds if ":" in bind]
+    if plan.output.startswith("/") and not any(plan.output.startswith(path) for path in inside):
+        binds.append(f"{plan.output.rstrip('/')}:{plan.output.rstrip('/')}")
+    return binds
 
 
 def network_of(plan: JobPlan, settings: Settings) -> str | None:

@@ -47,6 +47,7 @@ from airflow_customjob.backends.docker.prune import prune
 from airflow_customjob.backends.docker.records import Records, record_among
 from airflow_customjob.backends.docker.starts import Starts
 from airflow_customjob.backends.docker.status import Statuses
+from airflow_customjob.plan.environment import GOOGLE_KEY
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 
 
@@ -92,6 +93,7 @@ class DockerEngine:
     async def create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
         host = await self._host()
         hidden = await asyncio.to_thread(secrets.resolve, plan.options.secret_env)
+        await asyncio.to_thread(secrets.google_key, plan.options.google_credentials)  # refused before anything exists
         network = network_of(plan, self._backend.settings)
         if network is not None and not self._backend.network:
             await ensure_network(self._api, plan.job_id, network, len(plan.replicas), self._backend.subnets)
@@ -125,13 +127,15 @@ class DockerEngine:
         """Docker would run an ended container again: only those that were never started are."""
         found = await self._api.containers(of_job(plan.job_id, KIND_REPLICA)) if refs else []
         created = {ref_of(container["Labels"]) for container in found if container["State"] == "created"}
-        await _all(self._start(ref, plan) for ref in refs if ref in created)
+        key = await asyncio.to_thread(secrets.google_key, plan.options.google_credentials) if created else None
+        private = [(GOOGLE_KEY, key)] if key else []
+        await _all(self._start(ref, plan, private) for ref in refs if ref in created)
 
-    async def _start(self, ref: ReplicaRef, plan: JobPlan) -> None:
+    async def _start(self, ref: ReplicaRef, plan: JobPlan, private: Sequence[tuple[str, str]]) -> None:
         """Files are delivered here: whoever starts a replica may find it created by one who died before that."""
         async with self._starts.turn(ref) as is_mine:
             if is_mine:
-                await self._do_start(ref, plan.files_of(plan.replica(ref.replica)))
+                await self._do_start(ref, [*plan.files_of(plan.replica(ref.replica)), *private])
 
     async def _do_start(self, ref: ReplicaRef, files: Sequence[tuple[str, str]]) -> None:
         what = f"start {ref.replica} (container {ref.name})"

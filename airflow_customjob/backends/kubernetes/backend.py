@@ -38,6 +38,9 @@ class KubernetesBackend:
     :param service_account: the ServiceAccount of replicas whose job names none; None: no token is mounted.
     :param image_pull_secrets: names of Secrets in the namespace.
     :param shm_size: limit of ``/dev/shm`` (``16Gi``), which is memory; None: none but the node's.
+    :param bucket_root: what replicas see under ``/gcs``, where ``gs://bucket/x`` is ``/gcs/bucket/x`` as on Vertex AI: the name of a
+        PersistentVolumeClaim, or the absolute path of a folder of each node.
+    :param gcsfuse: mount there all buckets that the replicas' ServiceAccount may see, by GKE's Cloud Storage FUSE driver.
     :param cluster_domain: the cluster's DNS domain.
     :param share_processes: the containers of a Pod share one process namespace. A replica's command is then not process 1,
         to which signals do nothing that it does not handle: SIGTERM would be ignored, a crash by SIGABRT go unseen.
@@ -59,6 +62,8 @@ class KubernetesBackend:
     service_account: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
     shm_size: str | None = None
+    bucket_root: str | None = None
+    gcsfuse: bool = False
     cluster_domain: str = "cluster.local"
     share_processes: bool = True
     force_delete: bool = False
@@ -66,6 +71,8 @@ class KubernetesBackend:
     annotations: str | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        if self.bucket_root and self.gcsfuse:
+            raise ValueError("KubernetesBackend: bucket_root and gcsfuse both say what /gcs is: keep one of them")
         secrets: Any = self.image_pull_secrets
         object.__setattr__(self, "image_pull_secrets", (secrets,) if isinstance(secrets, str) else tuple(secrets))
         for name in _MAPPINGS:  # as text, so that equal configurations are equal and can be dictionary keys

@@ -33,7 +33,7 @@ from airflow_customjob.backends.kubernetes.records import Records, stored
 from airflow_customjob.backends.kubernetes.refusals import refusal
 from airflow_customjob.backends.kubernetes.usage import usage_of
 from airflow_customjob.backends.kubernetes.watcher import Watcher
-from airflow_customjob.backends.secrets import resolve
+from airflow_customjob.backends.secrets import google_key, resolve
 from airflow_customjob.packaging import Fetched, PackageError, content_key, fetch
 from airflow_customjob.plan.types import JobId, JobPlan, PoolPlan, Prepared
 
@@ -114,13 +114,13 @@ class KubernetesEngine:
         """
         config_maps = manifests.files(plan)
         packaged = [pool for pool in plan.pools if pool.package is not None]
-        if not (len(plan.replicas) > 1 or config_maps or packaged or plan.options.secret_env):
+        if not (len(plan.replicas) > 1 or config_maps or packaged or manifests.secret_names(plan)):
             return
         fresh = await self._create_once("services", manifests.service(plan), owner, "the job's Service")
         for config_map in config_maps:
             await self._create_once("configmaps", config_map, owner, "the ConfigMap of the job's files")
         secrets: list[tuple[str, Callable[[], Awaitable[dict[str, Any]]]]] = []
-        if plan.options.secret_env:
+        if manifests.secret_names(plan):
             secrets.append(("the Secret of secret_env", partial(_secret_env, plan)))
         secrets += [(f"the Secret of {pool.name}'s packages", partial(_package, plan, pool)) for pool in packaged]
         for what, make in secrets:
@@ -382,7 +382,9 @@ def _still_there(refs: Sequence[ReplicaRef], statuses: Sequence[ReplicaStatus], 
 
 
 async def _secret_env(plan: JobPlan) -> dict[str, Any]:
-    return manifests.secret_env(plan, await asyncio.to_thread(resolve, plan.options.secret_env))
+    values = await asyncio.to_thread(resolve, plan.options.secret_env)
+    key = await asyncio.to_thread(google_key, plan.options.google_credentials)
+    return manifests.secret_env(plan, values | ({manifests.KEY_FILE: key} if key else {}))
 
 
 async def _package(plan: JobPlan, pool: PoolPlan) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from airflow_customjob.backends.base import ReplicaRef
 from airflow_customjob.backends.kubernetes import names
 from airflow_customjob.backends.kubernetes.template import merged
 from airflow_customjob.packaging import install_commands
+from airflow_customjob.plan.environment import GCS, GOOGLE_KEY
 from airflow_customjob.plan.types import JobPlan, PoolPlan, ReplicaPlan
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ timeout runs from when all replicas run, the Pod's own clock from when its node 
 WORK, PARTS = "/opt/customjob/packages", "/opt/customjob/parts"
 """Folders in a replica: installed packages, and the pieces that files are made of."""
 ARCHIVES = "/opt/customjob/archives"
+KEY_FILE = os.path.basename(GOOGLE_KEY)
 REDACTED = "***"
 _SIZES = frozenset({"cpu", "memory", "node_selector"})
 _EXPANDED = re.compile(r"\$(?=[$(])")
@@ -41,8 +43,8 @@ def manifests_of(plan: JobPlan, backend: KubernetesBackend) -> list[dict[str, An
     """Everything that would be created, the first time, as for ``kubectl apply``; secrets are redacted."""
     namespace = backend.namespace or "default"
     parts = [service(plan), *files(plan)]
-    if plan.options.secret_env:
-        parts.append(secret_env(plan, {name: REDACTED for name, _ in plan.options.secret_env}))
+    if names_ := secret_names(plan):
+        parts.append(secret_env(plan, dict.fromkeys(names_, REDACTED)))
     refs = [ReplicaRef(plan.job_id, plan.generation, 0, replica.name, 0) for replica in plan.replicas]
     parts += pods(plan, refs, backend, namespace).values()
     for part in parts:
@@ -74,6 +76,12 @@ def files(plan: JobPlan) -> list[dict[str, Any]]:
         _config_map(plan, _files_name(plan, number), names.FILES, {"head": text.head, "tail": text.tail})
         for number, text in enumerate(plan.shared)
     ]
+
+
+def secret_names(plan: JobPlan) -> tuple[str, ...]:
+    """What the job's Secret holds: variables, and the key file of Google Cloud, whose name no variable can have."""
+    key = (KEY_FILE,) if plan.options.google_credentials else ()
+    return (*(name for name, _ in plan.options.secret_env), *key)
 
 
 def secret_env(plan: JobPlan, values: Mapping[str, str]) -> dict[str, Any]:
@@ -218,6 +226,7 @@ def _pod(context: _Context, ref: ReplicaRef, replica: ReplicaPlan, pool: PoolPla
             "name": ref.name,
             "labels": {**context.labels, **labels, **names.replica_labels(ref)},
             "annotations": {
+                **({"gke-gcsfuse/volumes": "true"} if backend.gcsfuse else {}),
                 **context.annotations,
                 **annotations,
                 names.DIGEST: plan.digest,
@@ -262,6 +271,11 @@ def _parts(
     if "/dev/shm" not in _mounted(context.template):  # noqa: S108 - in the replica
         limit = {"sizeLimit": backend.shm_size} if backend.shm_size else {}
         mounts.append(mount("customjob-shm", "/dev/shm", emptyDir={"medium": "Memory", **limit}))  # noqa: S108
+    if buckets := _buckets(backend):
+        mounts.append(mount("customjob-gcs", GCS, **buckets))
+    if plan.options.google_credentials:
+        key: dict[str, Any] = {"secretName": _secret_name(plan), "items": [{"key": KEY_FILE, "path": KEY_FILE}]}
+        mounts.append(mount("customjob-google", os.path.dirname(GOOGLE_KEY), secret=key) | {"readOnly": True})
     for number, share in enumerate(pool.nfs_mounts):
         source: dict[str, Any] = {"server": share.server, "path": share.path}
         mounts.append(mount(f"customjob-nfs-{number}", f"/mnt/nfs/{share.mount_point}", nfs=source))
@@ -288,6 +302,16 @@ def _parts(
     if replica.args:
         container["args"] = [literal(word) for word in replica.args]
     return container, volumes, installers
+
+
+def _buckets(backend: KubernetesBackend) -> dict[str, Any]:
+    if backend.gcsfuse:  # "_": every bucket that the ServiceAccount may see, each as a folder
+        return {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": "_"}}}
+    if not backend.bucket_root:
+        return {}
+    if backend.bucket_root.startswith("/"):
+        return {"hostPath": {"path": backend.bucket_root, "type": "DirectoryOrCreate"}}
+    return {"persistentVolumeClaim": {"claimName": backend.bucket_root}}
 
 
 def _installer(

@@ -31,12 +31,19 @@ class ProcessBackend:
     :param gpus: this host's GPUs, as CUDA_VISIBLE_DEVICES names them.
     :param python: interpreter that the environments of Python packages are made of. Empty: the one that runs this.
     :param requirements: what the executor image would bring along (``torch==2.3``): installed before the packages.
+    :param bucket_root: folder of this host whose subfolders stand for buckets: ``gs://bucket/x`` is ``bucket/x`` in it. There is no
+        ``/gcs`` here, so where the spec names its own output directory or a path below ``/gcs``, replicas get the folder's path.
     """
 
     state_folder: str = ""
     gpus: tuple[str, ...] = ()
     python: str = ""
     requirements: tuple[str, ...] = ()
+    bucket_root: str = ""
+
+    def __post_init__(self) -> None:
+        if self.bucket_root and not os.path.isabs(self.bucket_root):
+            raise ValueError(f"bucket_root is {self.bucket_root!r}: expected the absolute path of a folder")
 
     @property
     def name(self) -> str:
@@ -67,7 +74,7 @@ class ProcessBackend:
         rendered = []
         for replica in plan.replicas:
             folder = self.folders.replica(ReplicaRef(plan.job_id, plan.generation, 0, replica.name, 0))
-            request = request_of(plan, replica, folder, hide_gpus=bool(self.gpus))
+            request = request_of(plan, replica, folder, bucket_root=self.bucket_root, hide_gpus=bool(self.gpus))
             secrets = {name: f"<{reference}>" for name, reference in plan.options.secret_env}
             rendered.append(
                 {

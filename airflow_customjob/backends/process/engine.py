@@ -30,8 +30,9 @@ from airflow_customjob.backends.process.leases import choose_ports, lease_gpus, 
 from airflow_customjob.backends.process.logs import LogFile
 from airflow_customjob.backends.process.proc import engine_identity, processes, tree
 from airflow_customjob.backends.process.requests import request_of
-from airflow_customjob.backends.secrets import resolve
+from airflow_customjob.backends.secrets import google_key, resolve
 from airflow_customjob.packaging import PackageError, fetch
+from airflow_customjob.plan.environment import GOOGLE_KEY
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class ProcessEngine:
 
     def _create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
         resolve(plan.options.secret_env)  # what cannot be had is refused before anything exists
+        google_key(plan.options.google_credentials)
         inventory = self._backend.gpus
         wants_gpus = any(pool.resources.gpus for pool in plan.pools)
         with locked(self._folders.root / "leases.lock") if wants_gpus else nullcontext():
@@ -99,6 +101,7 @@ class ProcessEngine:
                     plan,
                     plan.replica(ref.replica),
                     self._folders.replica(ref),
+                    bucket_root=self._backend.bucket_root,
                     gpus=leases[ref],
                     hide_gpus=bool(inventory),
                 )
@@ -110,6 +113,9 @@ class ProcessEngine:
     def _start(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
         waiting = replicas.startable(self._folders, refs)
         if waiting:
+            if key := google_key(plan.options.google_credentials):
+                for ref in waiting:
+                    replicas.keep_private(self._folders.replica(ref) / "files" / os.path.basename(GOOGLE_KEY), key)
             replicas.start(self._folders, waiting, resolve(plan.options.secret_env))
 
     # -- looking ------------------------------------------------------------------------------------------------------

@@ -66,6 +66,12 @@ def _fill(folder: Path, request: Request) -> None:
         (folder / "files" / os.path.basename(path)).write_text(content, "utf-8", "surrogateescape")
 
 
+def keep_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read; one that is there is the same."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+
+
 def startable(folders: Folders, refs: Sequence[ReplicaRef]) -> list[ReplicaRef]:
     """Those that exist and were never started."""
     return [

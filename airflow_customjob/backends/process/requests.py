@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_customjob.plan.environment import GCS, GOOGLE_KEY
 from airflow_customjob.plan.types import JobPlan, ReplicaPlan
 
 GPUS = "CUDA_VISIBLE_DEVICES"
+_BUCKETS = re.compile(rf"(?<![\w./-]){GCS}/")
+"""A path below ``/gcs`` wherever it begins in an argument; not the middle of another path or of a URL."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,32 @@ class Request:
 
 
 def request_of(
-    plan: JobPlan, replica: ReplicaPlan, folder: Path, *, gpus: tuple[str, ...] = (), hide_gpus: bool = False
+    plan: JobPlan,
+    replica: ReplicaPlan,
+    folder: Path,
+    *,
+    bucket_root: str = "",
+    gpus: tuple[str, ...] = (),
+    hide_gpus: bool = False,
 ) -> Request:
     """What runs this replica in this folder.
 
+    :param bucket_root: folder whose subfolders stand for buckets; empty: there is none.
     :param gpus: devices leased to it.
     :param hide_gpus: a replica without a lease sees none.
     """
-    paths = {path: os.fspath(folder / "files" / os.path.basename(path)) for path, _ in replica.files}
+    private = (GOOGLE_KEY,) if plan.options.google_credentials else ()
+    inside = (*(path for path, _ in replica.files), *private)
+    paths = {path: os.fspath(folder / "files" / os.path.basename(path)) for path in inside}
 
     def local(text: str) -> str:
         for path, real in paths.items():
             text = text.replace(path, real)
+        if bucket_root:
+            root = bucket_root.rstrip("/")
+            if plan.output.startswith("gs://"):
+                text = text.replace(plan.output, f"{root}/{plan.output.removeprefix('gs://')}")
+            text = _BUCKETS.sub(f"{root}/", text)
         return text
 
     env = {name: local(value) for name, value in replica.env}
