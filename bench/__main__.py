@@ -15,10 +15,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import airflow_launch, docker_launch, start_up
+from bench import airflow_launch, airflow_overhead, dag_parse, docker_launch, start_up
 from bench.job import ROOT, base_image, job
 
 TARGET = 1.15
+CHOICES = ("docker", "torchx", "airflow", "overhead", "parse", "start-up")
+NO_LAUNCH = {
+    *start_up.STARTS,
+    "customjob validate",
+    airflow_overhead.THEIRS,
+    airflow_overhead.OURS,
+    *dag_parse.FILES,
+}
 Samples = dict[str, list[float]]
 
 
@@ -27,10 +35,10 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=8, help="containers of a launch (default %(default)s)")
     parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs of ours and raw (default %(default)s)")
     parser.add_argument("--peer-runs", type=int, default=5, help="launches of each peer (default %(default)s)")
-    parser.add_argument("--only", choices=("docker", "torchx", "airflow", "start-up"), action="append")
+    parser.add_argument("--only", choices=CHOICES, action="append")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="default %(default)s")
     options = parser.parse_args()
-    chosen = options.only or ["docker", "torchx", "airflow", "start-up"]
+    chosen = options.only or CHOICES
     image = base_image()
     samples: Samples = {}
     if "docker" in chosen:
@@ -46,6 +54,14 @@ def main() -> None:
                 airflow_launch.measure(job(options.replicas, image), image, options.replicas, options.peer_runs)
             ),
         )
+    if "overhead" in chosen:
+        measured = airflow_overhead.measure(image, options.peer_runs)
+        airflow_overhead.show(measured)
+        samples |= measured
+    if "parse" in chosen:
+        measured = dag_parse.measure(job(options.replicas, image), 25)
+        dag_parse.show(measured)
+        samples |= measured
     if "start-up" in chosen:
         samples |= start_up.measure(job(options.replicas, image), 7)
     _show(samples)
@@ -108,7 +124,7 @@ def _show_launches(samples: Samples, replicas: int) -> None:
 def _show(samples: Samples) -> None:
     floor = median(samples[RAW]) if RAW in samples else None
     print(f"\n{'':36}{'median':>9}{'min':>9}{'max':>9}{'n':>4}{'to raw':>9}")
-    launches = [name for name in samples if name not in {*start_up.STARTS, "customjob validate"}]
+    launches = [name for name in samples if name not in NO_LAUNCH]
     for name, values in samples.items():
         ratio = f"{median(values) / floor:8.2f}x" if floor and name in launches else ""
         print(f"{name:36}{median(values):7.3f} s{min(values):7.3f} s{max(values):7.3f} s{len(values):4}{ratio}")

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow_customjob.client import AsyncCustomJobClient
 from bench import docker_launch
@@ -65,6 +66,16 @@ class Airflow:
             return False
         return True
 
+    def wait_for(self, *dag_ids: str) -> None:
+        """Until it knows them; they are not paused then."""
+        for dag_id in dag_ids:
+            _until(lambda dag_id=dag_id: self.has(dag_id), lambda: None, 1)
+
+    def start(self, dag_id: str, task_id: str = "job") -> str:
+        """A run; the path of its task."""
+        run = self.ask("POST", f"dags/{dag_id}/dagRuns", {"logical_date": None})["dag_run_id"]
+        return f"dags/{dag_id}/dagRuns/{quote(run)}/taskInstances/{task_id}"
+
     def launch(self, dag_id: str, replicas: int) -> float:
         """Seconds from the request for a run until the last of its containers has started, by Docker's own clock."""
         asked = time.time()
@@ -83,9 +94,8 @@ def measure(job: dict[str, Any], image: str, replicas: int, runs: int) -> dict[s
         pool["containerSpec"]["command"] = ["sleep", str(STAYS)]
     job["displayName"] = NAME
     seconds: dict[str, list[float]] = {dag_id: [] for dag_id in LABELS}
-    with _running_airflow(DAGS.format(job=job, image=image, stays=STAYS, replicas=replicas)) as airflow:
-        for dag_id in LABELS:
-            _until(lambda dag_id=dag_id: airflow.has(dag_id), lambda: None, 1)
+    with running_airflow(DAGS.format(job=job, image=image, stays=STAYS, replicas=replicas)) as airflow:
+        airflow.wait_for(*LABELS)
         for run in range(runs + 1):
             for dag_id in LABELS:
                 taken = airflow.launch(dag_id, replicas)
@@ -102,7 +112,7 @@ async def _forget_all() -> None:
 
 
 @contextmanager
-def _running_airflow(dags: str) -> Iterator[Airflow]:
+def running_airflow(dags: str) -> Iterator[Airflow]:
     ports = _free_ports(3)
     with tempfile.TemporaryDirectory(prefix="customjob-bench-", ignore_cleanup_errors=True) as home:
         (Path(home) / "dags").mkdir()

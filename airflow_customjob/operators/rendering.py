@@ -63,12 +63,21 @@ def is_reference(value: object) -> bool:
 
 
 def is_plain(value: object) -> bool:
-    """Airflow stores it in a serialized DAG as it is: no messages, enums, durations."""
+    """Airflow stores it in a serialized DAG as it is: no messages, enums, durations. Asked at each parse, of each spec."""
+    if value is None or type(value) in _SCALARS:
+        return True
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+        return all(map(_is_text_key, value)) and all(map(is_plain, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(is_plain, value))
-    return value is None or type(value) in (str, int, float, bool) or is_reference(value)
+    return is_reference(value)
+
+
+_SCALARS = frozenset({str, int, float, bool})
+
+
+def _is_text_key(key: object) -> bool:
+    return isinstance(key, str)
 
 
 def _is_text(text: str) -> bool:
