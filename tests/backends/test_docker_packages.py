@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -274,13 +275,20 @@ class _Private(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def private_index() -> Iterator[str]:
-    """``host:port/simple`` of an index that containers reach, and that asks for a password."""
+def private_index(folder: Path) -> Iterator[tuple[str, Path]]:
+    """``host:port/simple`` of an index that containers reach, and that asks for a password; and the authority behind it."""
     inspected = subprocess.run(["docker", "network", "inspect", "bridge"], capture_output=True, check=True)
     gateway = json.loads(inspected.stdout)[0]["IPAM"]["Config"][0]["Gateway"]
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=index"]
+    request += ["-addext", f"subjectAltName=IP:{gateway}", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(request, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
     with ThreadingHTTPServer((gateway, 0), _Private) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever).start()
-        yield f"{gateway}:{server.server_port}/simple"
+        yield f"{gateway}:{server.server_port}/simple", cert
         server.shutdown()
 
 
@@ -323,18 +331,19 @@ def test_no_package_sees_an_indexs_password_nor_does_anything_keep_it(
             404,
         ]
 
-    with private_index() as address:
-        monkeypatch.setenv("COMPANY_INDEX", f"http://trainer:{PASSWORD}@{address}")
-        on_docker(test, DockerBackend(index_urls=("env:COMPANY_INDEX",)))
-        monkeypatch.setenv("COMPANY_INDEX", f"http://trainer:wrong@{address}")
+    with private_index(tmp_path) as (address, authority):
+        backend = DockerBackend(index_urls=("env:COMPANY_INDEX",), ca_bundle=str(authority))
+        monkeypatch.setenv("COMPANY_INDEX", f"https://trainer:{PASSWORD}@{address}")
+        on_docker(test, backend)
+        monkeypatch.setenv("COMPANY_INDEX", f"https://trainer:wrong@{address}")
 
         async def with_a_wrong_one(bench: Bench) -> None:
             again = sdist(tmp_path, named(), "def found(): pass", requires="secretdep")
             async with built_from(again, bench):
-                with pytest.raises(LaunchRefused, match=r"index: http://[^@]*/simple/secretdep/: HTTP 401"):
+                with pytest.raises(LaunchRefused, match=r"index: https://[^@]*/simple/secretdep/: HTTP 401"):
                     await bench.engine.prepare(packaged(bench, again), lambda line: None)
 
-        on_docker(with_a_wrong_one, DockerBackend(index_urls=("env:COMPANY_INDEX",)))
+        on_docker(with_a_wrong_one, backend)
 
 
 async def everything_of_builders(path: Path, api: Api) -> str:

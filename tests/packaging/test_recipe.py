@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_customjob.packaging import content_key, install_commands
+from airflow_customjob.packaging import content_key, dockerfile, install_commands
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,18 @@ class Package:
     sha256: str
 
 
-INPUTS = st.tuples(st.text(), st.lists(st.builds(Package, st.text(), st.text()), max_size=4), st.text())
+Inputs = tuple[str, list[Package], str, list[str], str]
+PACKAGES = st.lists(st.builds(Package, st.text(), st.text()), max_size=4)
+INPUTS = st.tuples(st.text(), PACKAGES, st.text(), st.lists(st.text(), max_size=3), st.text())
 
 
-def key_of(inputs: tuple[str, list[Package], str]) -> str:
-    base, packages, recipe = inputs
-    return content_key(base, packages, recipe=recipe)
+def key_of(inputs: Inputs) -> str:
+    base, packages, platform, options, recipe = inputs
+    return content_key(base, packages, platform=platform, options=options, recipe=recipe)
 
 
 @given(INPUTS, INPUTS)
-def test_keys_are_equal_exactly_when_everything_that_decides_is(
-    first: tuple[str, list[Package], str], second: tuple[str, list[Package], str]
-) -> None:
+def test_keys_are_equal_exactly_when_everything_that_decides_is(first: Inputs, second: Inputs) -> None:
     assert (key_of(first) == key_of(second)) == (first == second)
 
 
@@ -55,3 +55,23 @@ def test_the_two_passes_are_those_of_vertex_ai() -> None:
         "pip3 install --user trainer-0.1.tar.gz",
     ]
     assert install_commands("t.whl", pip=("uv", "pip", "install"))[1] == ("uv", "pip", "install", "t.whl")
+
+
+def test_the_dockerfile_says_what_a_build_does() -> None:
+    uris = ["gs://bucket/dist/trainer-0.1.tar.gz", "/srv/a:b-2.whl"]
+    assert (
+        dockerfile("python:3.11", uris, ["connection:company"])
+        == """\
+FROM python:3.11
+ENV PYTHONUSERBASE=/opt/customjob/packages
+# Packages are looked for in connection:company; where uv is there, it takes the place of pip3.
+COPY ["trainer-0.1.tar.gz", "/tmp/customjob/0/"]
+RUN cd /tmp/customjob/0 && \\
+    pip3 install --user --upgrade --force-reinstall --no-deps trainer-0.1.tar.gz && \\
+    pip3 install --user trainer-0.1.tar.gz
+COPY ["a:b-2.whl", "/tmp/customjob/1/"]
+RUN cd /tmp/customjob/1 && \\
+    pip3 install --user --upgrade --force-reinstall --no-deps a:b-2.whl && \\
+    pip3 install --user a:b-2.whl
+"""
+    )
