@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
@@ -100,3 +106,54 @@ def test_an_interrupt_does_not_wait_for_a_download(backend: ProcessBackend) -> N
                 await client.get(JOB)
 
     asyncio.run(main())
+
+
+WATCHED = """
+import json, sys
+
+started = []
+STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn"}
+sys.addaudithook(lambda event, args: started.append(f"{event} {args[:2]}") if event in STARTS else None)
+
+from airflow_customjob.backends.docker import DockerBackend
+from airflow_customjob.client import CustomJobClient
+
+lines = []
+job = CustomJobClient(DockerBackend()).run(json.loads(sys.argv[1]), sink=lambda line: lines.append(line.text), say=print)
+ours = sorted({name.partition(".")[0] for name in sys.modules} & {"pip", "setuptools", "uv", "greeter"})
+print(json.dumps([job.state.name, job.error, lines, started, ours, job.record.prepared.artifacts]))
+"""
+
+
+@pytest.mark.docker
+def test_no_pip_runs_and_no_process_starts_where_a_job_is_submitted(tmp_path: Path) -> None:
+    """Whoever installs is in a container: the process that launches starts none of its own, and imports nothing of pip."""
+    wheel = tmp_path / "greeter-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("greeter/task.py", f"print('hello')  # {uuid4()}: was never installed before")
+        archive.writestr("greeter-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: greeter\nVersion: 1.0\n")
+        archive.writestr(
+            "greeter-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("greeter-1.0.dist-info/RECORD", "")
+    task = {"executorImageUri": "local/py:1", "packageUris": [str(wheel)], "pythonModule": "greeter.task"}
+    spec = {
+        "workerPoolSpecs": [
+            {"machineSpec": {"machineType": "e2-standard-4"}, "replicaCount": 1, "pythonPackageSpec": task}
+        ]
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, json.dumps(spec)],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, told = done.stdout.splitlines()
+    state, error, lines, started, ours, artifacts = json.loads(told)
+    subprocess.run(["docker", "image", "rm", *artifacts.values()], capture_output=True)
+    assert (state, lines) == ("JOB_STATE_SUCCEEDED", ["hello"]), (error, done.stdout)
+    assert "Installing" in done.stdout or "installing" in done.stdout
+    assert started == []
+    assert ours == []
