@@ -22,7 +22,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from airflow_customjob.plan.environment import directory_variables
 from airflow_customjob.supervisor.result import resource_name
@@ -50,7 +49,10 @@ def output_of(job: Job) -> dict[str, Any]:
         "backend": job.backend["name"],
     }
     if model_dir:
-        told |= {"model_dir": model_dir, **(_metrics(model_dir, job.record.create_time) if job.state.succeeded else {})}
+        told["model_dir"] = model_dir
+        here = _here(model_dir, job.backend.get("bucket_root") or "")
+        if here is not None and job.state.succeeded:
+            told |= _metrics(here / METRICS, job.record.create_time)
     return told
 
 
@@ -63,12 +65,18 @@ def tell_assets(context: Mapping[str, Any], outlets: Sequence[Any], told: Mappin
             context["outlet_events"][outlet].extra.update(told)
 
 
-def _metrics(model_dir: str, since: float) -> dict[str, Any]:
+def _here(directory: str, bucket_root: str) -> Path | None:
+    """Where this machine would find it; None: nowhere.
+
+    :param bucket_root: the backend's; a path of the host, or the name of a volume.
+    """
+    if directory.startswith("/"):
+        return Path(directory)
+    return Path(bucket_root, directory.removeprefix("gs://")) if bucket_root.startswith("/") else None
+
+
+def _metrics(file: Path, since: float) -> dict[str, Any]:
     """A file that is older than the job is another job's."""
-    url = urlsplit(model_dir)
-    if url.scheme not in ("", "file"):
-        return {}
-    file = Path(unquote(url.path) if url.scheme else model_dir, METRICS)
     try:
         seen = file.stat()
         if seen.st_mtime < since:

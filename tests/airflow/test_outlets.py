@@ -91,6 +91,21 @@ def test_a_group_tells_it_once_by_its_last_task(run_dag: RunDag, tmp_path: Path)
     assert extra["metrics"] == {"accuracy": 0.5}
 
 
+def test_what_lies_in_a_bucket_is_read_where_a_folder_stands_for_it(run_dag: RunDag, tmp_path: Path) -> None:
+    spec = job(tmp_path, '{"accuracy": 0.5}')
+    spec["jobSpec"]["baseOutputDirectory"] = {"outputUriPrefix": "gs://models/run"}
+    with DAG("outlets-bucket", schedule=None) as dag:
+        CustomJobOperator(
+            task_id="train",
+            custom_job=spec,
+            backend=ProcessBackend(str(tmp_path / "state"), bucket_root=str(tmp_path)),
+            outlets=[MODEL],
+        )
+    ((_, extra),) = events(run_dag(dag))
+    assert extra["model_dir"] == "gs://models/run/model/"
+    assert extra["metrics_file"] == f"{tmp_path}/models/run/model/metrics.json"
+
+
 @pytest.mark.parametrize("metrics", ["[1, 2]", "{", json.dumps({"loss": "9" * MAX_METRICS})])
 def test_what_is_no_small_object_is_left_out(run_dag: RunDag, tmp_path: Path, metrics: str) -> None:
     ran = run_dag(operator(tmp_path, metrics))
