@@ -298,6 +298,19 @@ def test_a_builder_that_dies_leaves_its_installer_to_be_waited_for(backend: Proc
     asyncio.run(main())
 
 
+def test_another_index_makes_another_environment_and_its_password_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    told = []
+    for url in ("https://me:one@index.example/simple", "https://me:two@index.example/simple", "https://other.example/"):
+        monkeypatch.setenv("PIP_INDEX_URL", url)
+        told.append(environments._told())
+    assert told[0] == told[1] != told[2]
+    assert "PIP_INDEX_URL=https://index.example/simple" in told[0]
+    monkeypatch.setenv("PIP_CERT", "/elsewhere.pem")
+    assert environments._told() == told[2]
+
+
 def test_what_installs_knows_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://airflow:pa55word@db/airflow")
     monkeypatch.setenv("PIP_INDEX_URL", "https://index.example/simple")

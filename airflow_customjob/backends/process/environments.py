@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from airflow_customjob.packaging import Fetched, content_key, install_commands
 LOCK = ".lock"
 LAST_LINES = 15
 """Lines of the installer's output that its failure tells."""
+LONGEST = 65536
+"""Bytes of a line of the installer's output."""
 COMPLETE = "complete"
 """A file in an environment that is; its time is that of the last use."""
 LOOK_AGAIN = 0.2
@@ -39,6 +42,8 @@ _FOR_UV = {
 }
 """uv's variables, and those of pip that say the same."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_DECIDES = re.compile(r"(PIP|UV)_\w*(INDEX|FIND_LINKS|CONSTRAINT|PRE)")
+"""Variables of the installers that make another environment of the same packages."""
 
 
 class _Failed(Exception):
@@ -56,7 +61,7 @@ async def environment_for(
     :raises LaunchRefused: there is no such interpreter, or something cannot be installed.
     """
     python = python or sys.executable
-    key = content_key(repr((await _identity(python), *requirements)), packages)
+    key = content_key(await _identity(python), packages, options=(*requirements, *_told()))
     folder = root / key
     names = ", ".join(package.filename for package in packages)
     async with _only_one(folder.with_suffix(LOCK)) as lock:
@@ -144,18 +149,34 @@ async def _run(command: tuple[str, ...], say: Say, lock: int) -> None:
         start_new_session=True,
         pass_fds=(lock,),
     )
-    tail = b""
+    last: deque[str] = deque(maxlen=LAST_LINES)
     try:
-        while process.stdout and (data := await process.stdout.read(65536)):
-            tail = (tail + data)[-16384:]
+        async for line in _lines(process.stdout):
+            last.append(line)
+            say(line)
         code = await process.wait()
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     if code:
-        lines = _CREDENTIALS.sub("", tail.decode(errors="replace")).rstrip().splitlines()[-LAST_LINES:]
-        raise _Failed("\n".join((f"{shlex.join(command)} exited with {code}", *lines)))
+        raise _Failed("\n".join((f"{shlex.join(command)} exited with {code}", *last)))
+
+
+async def _lines(output: asyncio.StreamReader | None) -> AsyncIterator[str]:
+    """The end of a line that is longer than :data:`LONGEST`; without credentials."""
+    rest = b""
+    while output and (data := await output.read(LONGEST)):
+        *whole, rest = (rest[-LONGEST:] + data).split(b"\n")
+        for line in whole:
+            yield _CREDENTIALS.sub("", line.decode(errors="replace").rstrip())
+    if rest:
+        yield _CREDENTIALS.sub("", rest.decode(errors="replace").rstrip())
+
+
+def _told() -> list[str]:
+    env = _environ()
+    return [f"{name}={_CREDENTIALS.sub('', env[name])}" for name in sorted(env) if _DECIDES.match(name)]
 
 
 async def _identity(python: str) -> str:
