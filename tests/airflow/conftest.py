@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,18 @@ JOB: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
-    """The database of this session's AIRFLOW_HOME; ``dag.test()`` needs one."""
-    done = subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"], env=os.environ, capture_output=True, text=True, timeout=120
-    )
+    """The database of this session's AIRFLOW_HOME, which ``dag.test()`` needs: a copy of one that was migrated once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-customjob"
+    kept, here = cache / f"airflow-{version('apache-airflow-core')}.db", Path(os.environ["AIRFLOW_HOME"], "airflow.db")
+    if kept.exists():
+        shutil.copy(kept, here)
+        return
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+    cache.mkdir(parents=True, exist_ok=True)
+    shutil.copy(here, part := kept.with_suffix(f".{os.getpid()}"))
+    part.rename(kept)
 
 
 @dataclass
