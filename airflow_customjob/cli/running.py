@@ -123,9 +123,12 @@ def _drive(args: argparse.Namespace, client: AsyncCustomJobClient, job_id: JobId
     if args.output == "json":
         print(json.dumps(job.to_json(), indent=2))
     else:
-        from airflow_customjob.cli.shown import summary
+        from airflow_customjob.cli.shown import model, summary
+        from airflow_customjob.written import model_of
 
         print(summary(job, told=job.error in reporter.said and _read_together()))
+        if job.state.succeeded and (written := model_of(job.record, job.backend)) and written.count:
+            print(model(written))
     return exits.OF_STATE.get(job.state, exits.FAILED)
 
 

@@ -12,6 +12,7 @@ from airflow_customjob.backends.base import Phase, ReplicaStatus, Usage
 if TYPE_CHECKING:
     from airflow_customjob.client import Job
     from airflow_customjob.plan.types import JobPlan, PoolPlan, ReplicaPlan
+    from airflow_customjob.written import Written
 
 MIB, GIB = 2**20, 2**30
 
@@ -175,6 +176,13 @@ def summary(job: Job, *, told: bool = False) -> str:
     )
     first = f"job {job.job_id}: {job.state.short}{took}"
     return f"{first}\n{job.error}" if job.error and not told else first
+
+
+def model(written: Written) -> str:
+    """What the job has written: ``model: 3 files, 12,582,912 bytes in gs://bucket/run/model/: a.bin, b.bin, c.bin``."""
+    count = f"{written.count} file{'' if written.count == 1 else 's'}"
+    more = ", ..." if written.count > len(written.names) else ""
+    return f"model: {count}, {written.size:,} bytes in {written.directory}: {', '.join(written.names)}{more}"
 
 
 def size(count: int) -> str:

@@ -19,6 +19,8 @@ PATIENCE = 600.0
 """Seconds in which a download that breaks off is gone on with."""
 STALL = 60.0
 """Seconds without a byte after which it has broken off."""
+NOBODY = "nobody (no application default credentials)"
+"""Who asks for what may be public."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class CloudStorage:
         from google.cloud.storage.retry import DEFAULT_RETRY
         from requests.exceptions import RequestException
 
-        client, who = _client(self.conn_id)
+        client, who = client_for(self.conn_id)
         retry = DEFAULT_RETRY.with_timeout(PATIENCE)
         try:
             blob = client.bucket(self.bucket).get_blob(self.name, timeout=STALL, retry=retry)
@@ -95,7 +97,7 @@ class _Checked:
         self._sink.flush()
 
 
-def _client(conn_id: str | None) -> tuple[Any, str]:
+def client_for(conn_id: str | None) -> tuple[Any, str]:
     """A client, and whose credentials it has, for people. ``STORAGE_EMULATOR_HOST`` counts, without credentials.
 
     :raises PackageError: the connection gives none.
@@ -108,7 +110,7 @@ def _client(conn_id: str | None) -> tuple[Any, str]:
     if conn_id is not None:
         found, who = credentials_of(conn_id), f"the connection {conn_id}"
     else:
-        found, who = None, "nobody (no application default credentials)"
+        found, who = None, NOBODY
     if found is None and not os.environ.get("STORAGE_EMULATOR_HOST"):
         try:
             found, _ = google.auth.default(scopes=[SCOPE])

@@ -8,6 +8,9 @@ key               value
 ``state``         ``JOB_STATE_SUCCEEDED``; ``JOB_STATE_RUNNING`` where the task did not wait for the job
 ``backend``       where it ran: ``docker``
 ``model_dir``     its AIP_MODEL_DIR; not there without ``baseOutputDirectory``
+``model_files``   what is in it now: the names of the first 20 files, where this machine can list them
+``model_count``   how many there are, up to 10,000
+``model_bytes``   and their bytes
 ``metrics_file``  :data:`METRICS` in that directory, where this job has written it and this machine can read it
 ``metrics``       what it holds: a JSON object of at most 16 KB
 ================  ============================================================================================
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.plan.environment import directory_variables
 from airflow_customjob.supervisor.result import resource_name
+from airflow_customjob.written import Written, directory_here, model_of
 
 if TYPE_CHECKING:
     from airflow_customjob.client import Job
@@ -50,9 +54,10 @@ def output_of(job: Job) -> dict[str, Any]:
     }
     if model_dir:
         told["model_dir"] = model_dir
-        here = _here(model_dir, job.backend.get("bucket_root") or "")
-        if here is not None and job.state.succeeded:
-            told |= _metrics(here / METRICS, job.record.create_time)
+        if job.state.succeeded:
+            told |= _listed(model_of(job.record, job.backend))
+            here = directory_here(model_dir, job.backend)
+            told |= _metrics(here / METRICS, job.record.create_time) if here is not None else {}
     return told
 
 
@@ -65,14 +70,10 @@ def tell_assets(context: Mapping[str, Any], outlets: Sequence[Any], told: Mappin
             context["outlet_events"][outlet].extra.update(told)
 
 
-def _here(directory: str, bucket_root: str) -> Path | None:
-    """Where this machine would find it; None: nowhere.
-
-    :param bucket_root: the backend's; a path of the host, or the name of a volume.
-    """
-    if directory.startswith("/"):
-        return Path(directory)
-    return Path(bucket_root, directory.removeprefix("gs://")) if bucket_root.startswith("/") else None
+def _listed(model: Written | None) -> dict[str, Any]:
+    if model is None:
+        return {}
+    return {"model_files": list(model.names), "model_count": model.count, "model_bytes": model.size}
 
 
 def _metrics(file: Path, since: float) -> dict[str, Any]:

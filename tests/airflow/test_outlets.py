@@ -72,6 +72,9 @@ def test_the_event_tells_where_the_model_is_and_how_good(run_dag: RunDag, tmp_pa
         "state": "JOB_STATE_SUCCEEDED",
         "backend": "process",
         "model_dir": f"{tmp_path}/7/model/",
+        "model_files": ["metrics.json"],
+        "model_count": 1,
+        "model_bytes": 18,
         "metrics_file": f"{tmp_path}/7/model/metrics.json",
         "metrics": {"accuracy": 0.97},
     }

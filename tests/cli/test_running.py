@@ -299,3 +299,10 @@ def test_no_time_is_told_of_a_job_that_ended_before_all_of_it_ran() -> None:
     assert ended is not None
     ran = replace(job, record=replace(job.record, start_time=ended - 8))
     assert summary(ran) == f"job {job.job_id}: SUCCEEDED in 8.0s"
+
+
+def test_the_model_that_a_job_has_written_is_listed(write: Write, shell: Shell, tmp_path: Path) -> None:
+    job = spec('mkdir -p "$AIP_MODEL_DIR" && printf 12345 > "${AIP_MODEL_DIR}model.bin"')
+    job["jobSpec"]["baseOutputDirectory"] = {"outputUriPrefix": str(tmp_path / "out")}
+    done = shell.run("run", "--backend", "process", write(job))
+    assert done.out.endswith(f"\nmodel: 1 file, 5 bytes in {tmp_path}/out/model/: model.bin\n")

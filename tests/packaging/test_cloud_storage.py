@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_customjob.packaging.gcs import CloudStorage, _client, _refused
+from airflow_customjob.packaging.gcs import CloudStorage, _refused, client_for
 from airflow_customjob.packaging.sources import locate
 from tests.packaging.serving import cloud_storage, fetched, refusal, sdist
 
@@ -79,7 +79,7 @@ def test_a_connections_key_is_used_without_the_google_provider(monkeypatch: pyte
     key.write_text(json.dumps(user))
     for extra in ({"keyfile_dict": user}, {"keyfile_dict": json.dumps(user)}, {"key_path": str(key)}):
         connection(monkeypatch, **extra)
-        client, who = _client("GCP")
+        client, who = client_for("GCP")
         assert client._credentials.client_secret == "s3cret"
         assert who == "the connection GCP"
 
