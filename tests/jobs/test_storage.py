@@ -58,7 +58,7 @@ def _container(script: str, *args: str) -> dict[str, Any]:
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_a_local_output_directory_is_the_same_folder_inside(place: Place, form: str) -> None:
     """Docker mounts it; on Kubernetes a volume of the template does."""
-    folder = place.folder / "out"
+    folder = place.folder / "manual__2026-01-01T00:00:00+00:00"  # regression: Docker refused a run's id in the path
     backend = replace(place.backend(), volumes=()) if place.name == "docker" else place.backend()  # type: ignore[type-var]
     script = 'mkdir -p "$AIP_MODEL_DIR" && echo "$AIP_MODEL_DIR" | tee "${AIP_MODEL_DIR}model.txt"'
     job, told = place.run(output_to(form.format(folder), shell(script)), None, backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -128,8 +129,15 @@ def _binds(plan: JobPlan, settings: Settings) -> list[str]:
         binds.append(f"{settings.bucket_root}:{GCS}")
     inside = [f"{bind.split(':')[1].rstrip('/')}/" for bind in binds if ":" in bind]
     if plan.output.startswith("/") and not any(plan.output.startswith(path) for path in inside):
-        binds.append(f"{plan.output.rstrip('/')}:{plan.output.rstrip('/')}")
+        folder = _bindable(plan.output.rstrip("/"))
+        binds.append(f"{folder}:{folder}")
     return binds
+
+
+def _bindable(path: str) -> str:
+    """The path; or the folder above its first colon, which separates the parts of a bind: the ids of Airflow's runs have colons."""
+    head, colon, _ = path.partition(":")
+    return os.path.dirname(head) if colon else path
 
 
 def network_of(plan: JobPlan, settings: Settings) -> str | None:
