@@ -504,6 +504,7 @@ def test_a_job_that_is_no_longer_planned_can_be_told_cancelled_cleared_and_colle
     """Regression: it could not even be cancelled, and its replicas ran on for ever."""
     world.script("workerpool0-0", runs_for_ever(), exits(0))
     world.script("workerpool1-0", runs_for_ever())
+    said: list[str] = []
 
     async def main(client: AsyncCustomJobClient) -> Job:
         owner = Owner("1", try_number=1)
@@ -516,7 +517,8 @@ def test_a_job_that_is_no_longer_planned_can_be_told_cancelled_cleared_and_colle
         world.write_record(ID, json.dumps(record), stored.version)
 
         with pytest.raises(SpecError):
-            await client.supervise(ID)
+            await client.supervise(ID, say=said.append)
+        assert f"`customjob cancel --backend fake {ID}` ends it" in said[-1]
         job = await client.get(ID)
         assert job.refusal()
         assert (job.to_dict()["display_name"], len(job.replicas)) == ("a job", 2)

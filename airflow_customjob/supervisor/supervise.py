@@ -28,6 +28,7 @@ from airflow_customjob.backends.base import (
 )
 from airflow_customjob.plan.job_plan import make_plan
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
+from airflow_customjob.spec.problem import SpecError
 from airflow_customjob.supervisor import ownership
 from airflow_customjob.supervisor.follow import DRAIN_BUDGET, LogFollower, Selection, Sink, failing
 from airflow_customjob.supervisor.listening import listening
@@ -229,13 +230,18 @@ class Supervisor:
     def _plan_of(self, record: JobRecord) -> JobPlan:
         """:raises SpecError: this version refuses what an earlier one has accepted."""
         if self._plan is None or self._plan[:2] != (record.generation, record.prepared):
-            plan = make_plan(
-                record.request,
-                self._engine.capabilities,
-                job_id=record.job_id,
-                generation=record.generation,
-                prepared=record.prepared or Prepared(),
-            )
+            try:
+                plan = make_plan(
+                    record.request,
+                    self._engine.capabilities,
+                    job_id=record.job_id,
+                    generation=record.generation,
+                    prepared=record.prepared or Prepared(),
+                )
+            except SpecError:
+                cancel = f"customjob cancel --backend {self._engine.capabilities.backend} {record.job_id}"
+                self._say(f"this version refuses a job that another one has accepted; `{cancel}` ends it")
+                raise
             self._plan = (record.generation, record.prepared, plan)
         return self._plan[2]
 

@@ -268,6 +268,25 @@ def test_a_secret_reaches_its_replica_and_nothing_else(run_dag: RunDag, tmp_path
     assert _secrets_masker().redact("a replica prints open sesame") == "a replica prints ***"
 
 
+@both
+def test_whose_output_is_in_the_log_is_chosen(
+    run_dag: RunDag, fake: FakeBackend, world: FakeWorld, deferrable: bool
+) -> None:
+    (pool,) = JOB["jobSpec"]["workerPoolSpecs"]
+    spec = {**JOB, "jobSpec": {"workerPoolSpecs": [pool, {**pool, "replicaCount": "39"}]}}
+    world.script("workerpool0-0", exits(0, says="training", after=1.0))
+    for index in range(39):
+        world.script(f"workerpool1-{index}", runs_for_ever(says="at work"))
+    dag = one_task(f"logs_{deferrable}", custom_job=spec, backend=fake, logs="workerpool1-3?", deferrable=deferrable)
+    ran = run_dag(dag)
+    assert ran.states() == {"train": "success"}, ran.log
+    assert "training" not in ran.log
+    assert set(re.findall(r"(workerpool\d-\d+): at work", ran.log)) == {
+        f"workerpool1-{index}" for index in range(30, 39)
+    }
+    assert ran.log.count("31 of 40 replicas are not followed here unless they fail") == 1
+
+
 def test_options_reach_the_job(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:
     ran = run_dag(
         one_task(
