@@ -70,7 +70,9 @@ class PrimaryLogLink(BaseOperatorLink):
 
 @attrs.define()
 class OutputLink(BaseOperatorLink):
-    """The job's ``baseOutputDirectory``: Google's console for a bucket, else the directory."""
+    """The job's ``baseOutputDirectory``: Google's console for a bucket, else the directory, which Airflow's UI shows no button for
+    (3.3.2 leaves out all that is not http) and its API does.
+    """
 
     name = "Output directory"
 

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.browser, pytest.mark.slow, pytest
 NASTY = "<img src=x onerror='globalThis.harmed = true'>"
 LIGHTNESS = """(() => {
     const canvas = Object.assign(document.createElement('canvas').getContext('2d'), {
-        fillStyle: getComputedStyle(document.querySelector('.cj tbody tr th')).%s,
+        fillStyle: getComputedStyle(document.querySelector(%s,
     });
     canvas.fillRect(0, 0, 1, 1);
     const [red, green, blue] = canvas.getImageData(0, 0, 1, 1).data;
@@ -221,7 +221,7 @@ def test_it_is_dark_where_airflow_is(plain: DagRun, page: Page) -> None:
         page.run(f"localStorage.setItem('theme', {'dark' if is_dark else 'light'!r})") if looks else None
         page.open(plain.page("train", "/plugin/customjob"))
         page.wait_for_text("FAILED")
-        looks.append([page.run(LIGHTNESS % what) for what in ("color", "backgroundColor")])
+        looks.append([page.run(LIGHTNESS % look) for look in ("'.cj th')).color", "'body')).backgroundColor")])
     (ink, paper), (dark_ink, dark_paper) = looks
     assert ink < 100 < paper
     assert dark_paper < 100 < dark_ink

@@ -15,15 +15,16 @@ export function scaleOf({ created, until }) {
   return { from, span, at: (moment) => (moment - from) / span };
 }
 
-/** Some four round times, in milliseconds after the job's creation. */
-export function ticksOf({ span }) {
-  const step = 1000 * (STEPS.find((seconds) => span / 1000 / seconds <= 4) ?? 31536000);
-  return Array.from({ length: Math.floor(span / step) + 1 }, (_, i) => i * step).filter((tick) => tick < span * 0.93);
+/** Some round times, in milliseconds after the job's creation; the last one has room for its text. */
+export function ticksOf({ span }, most) {
+  const step = 1000 * (STEPS.find((seconds) => span / 1000 / seconds <= most) ?? 31536000);
+  return Array.from({ length: Math.floor(span / step) + 1 }, (_, i) => i * step).filter((tick) => tick < span * (1 - 0.5 / most));
 }
 
-export function Axis({ scale }) {
-  return h("div", { className: "cj-axis", "aria-hidden": true },
-    ticksOf(scale).map((tick) => h("span", { key: tick, style: { left: percent(tick / scale.span) } }, duration(tick))));
+export function Axis({ scale, most = 8 }) {
+  return h("div", { className: "cj-axis", "aria-hidden": true }, ticksOf(scale, most).map((tick) => h("span", {
+    key: tick, style: { left: percent(tick / scale.span) },
+  }, duration(tick).replace(/([dhm])0+[hms]$/, "$1"))));
 }
 
 /** The job's states, one after the other; what they lasted is also written, for those too short to be seen. */

@@ -34,6 +34,14 @@ const State = ({ state }) => h("span", { className: `cj-badge cj-state-${state}`
 const Kind = ({ kind }) => h("span", { className: `cj-badge cj-kind-${kind}` }, kind);
 const Notice = ({ children }) => h("p", { className: "cj-notice", role: "status" }, children);
 
+/** A bucket is looked at in Google's console; browsers open no local folder from a page. */
+function Directory({ path }) {
+  const shown = h("code", null, path), bucket = /^gs:\/\/(.+?)\/*$/.exec(path)?.[1];
+  if (!bucket) return shown;
+  const href = `https://console.cloud.google.com/storage/browser/${bucket.split("/").map(part).join("/")}`;
+  return h("a", { href, target: "_blank", rel: "noopener noreferrer" }, shown);
+}
+
 // -- a job --------------------------------------------------------------------------------------------------------
 
 function Head({ job, at, isOwn }) {
@@ -44,7 +52,7 @@ function Head({ job, at, isOwn }) {
     ["Created", job.created && dateAndClock(job.created)],
     ["Ran", lasted],
     ["Starts", job.generation > 1 || job.attempt ? `generation ${job.generation}, start ${job.attempt + 1}` : ""],
-    ["Output", job.output && h("code", null, job.output)],
+    ["Output", job.output && h(Directory, { path: job.output })],
     ["Task", isOwn ? h(Link, { to: pageOf(at) }, "its log, all replicas") : h(Link, { to: pageOf(at) }, at.taskId)],
   ];
   return h("header", { className: "cj-head" },
@@ -105,7 +113,7 @@ function Pool({ pool, job, words, scale, peaks, rows, kind, here, width }) {
   const about = [
     plural(pool.count, "replica"), pool.machine, pool.gpus && `${pool.gpus} × ${pool.gpu_type || "GPU"} each`,
     pool.module && `python3 -m ${pool.module}`, pool.image,
-    used("memory") && `in all ${cpus(used("cpus"))} CPUs, ${memory(used("memory"))}`,
+    !job.terminal && used("memory") && `in all ${cpus(used("cpus"))} CPUs, ${memory(used("memory"))}`,
   ].filter(Boolean).join(" · ");
   return h("tbody", null,
     h("tr", { className: "cj-pool" }, h("th", { scope: "rowgroup", colSpan: width },
@@ -131,7 +139,7 @@ function Replicas({ job, rows, here, kind }) {
   return h("div", { className: "cj-scroll", tabIndex: 0, role: "region", "aria-label": "Replicas" },
     h("table", null,
       h("thead", null, h("tr", null, [...BEFORE, ...words.map(([name]) => name)].map(head),
-        h("th", { scope: "col", className: "cj-life" }, h("span", { className: "cj-hidden" }, "Life"), h(Axis, { scale })),
+        h("th", { scope: "col", className: "cj-life" }, h("span", { className: "cj-hidden" }, "Life"), h(Axis, { scale, most: 3 })),
         AFTER.map(head))),
       job.pools.map((pool) => h(Pool, { key: pool.name, pool, job, words, scale, peaks, rows, kind, here, width }))));
 }
