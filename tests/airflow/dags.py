@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -53,10 +52,7 @@ for backend in ("process", "docker"):
         ("ends_deferred", ENDS, {"deferrable": True}),
         ("fails_sync", FAILS, {}),
         ("fails_deferred", FAILS, {"deferrable": True}),
-        ("ticks_sync", TICKS, {"retries": 2, "retry_delay": timedelta(0)}),
         ("ticks_deferred", TICKS, {"deferrable": True}),
-        ("times_out_deferred", TICKS, {"deferrable": True, "execution_timeout": timedelta(seconds=8)}),
-        ("times_out_sync", TICKS, {"execution_timeout": timedelta(seconds=6)}),
     ):
         with DAG(f"{name}_{backend}", schedule=None):
             CustomJobOperator(task_id="train", custom_job=job(code), backend=backend, **arguments)
@@ -74,12 +70,6 @@ SAYS_AND_SLEEPS = {"imageUri": IMAGE, "command": ["sh", "-c", "echo I am rank $R
 for name, spec in (("ends", job(ENDS)), ("fails", job(FAILS)), ("ticks", job(TICKS))):
     with DAG(f"group_{name}", schedule=None):
         CustomJobTaskGroup("train", custom_job=spec, backend="process", deferrable=True)
-
-with DAG("group_ticks_sync", schedule=None):
-    CustomJobTaskGroup("train", custom_job=job(TICKS), backend="process", deferrable=False)
-
-with DAG("group_times_out", schedule=None, dagrun_timeout=timedelta(seconds=15)):
-    CustomJobTaskGroup("train", custom_job=job(TICKS), backend="process", deferrable=True)
 
 with DAG("group_in_one_slot", schedule=None, max_active_tasks=1):
     CustomJobTaskGroup("train", custom_job=job(ENDS), backend="process", deferrable=False)

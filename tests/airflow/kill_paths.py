@@ -55,10 +55,7 @@ class Case:
     :param left: of its job in the end.
     """
 
-    path: KillPath
-    who: str
-    mode: str
-    backend: str
+    way: Way
     run: DagRun
     job_id: str = ""
     before: frozenset[str] = frozenset()
@@ -73,9 +70,8 @@ class Case:
         self.left = remains(self.backend, self.job_id)
         return self.left
 
-    @property
-    def name(self) -> str:
-        return f"{self.path.name}: {self.who}, {self.mode}, {self.backend}"
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.way, name)
 
     @property
     def owner_id(self) -> str:
@@ -146,7 +142,7 @@ AT_ONCE = (
     KillPath("execution_timeout", "timed", None, ENDS, ("failed",)),
     KillPath("dagrun_timeout", "run_timed", None, ENDS, ("skipped",)),
     KillPath("row marked failed", "once", _mark_row, ENDS, ("failed",), whos=("group",)),
-    KillPath("task killed -9", "once", _signal(signal.SIGKILL), ENDS, ("failed",), 90, ("sync",)),
+    KillPath("task killed -9", "once", _signal(signal.SIGKILL), ENDS, ("failed",), 130, ("sync",)),
     KillPath("-9 and a retry", "retried", _signal(signal.SIGKILL), GOES_ON, ("running",), modes=("sync",)),
     KillPath("worker's SIGTERM", "once", _signal(signal.SIGTERM), ENDS, ("failed",), modes=("sync",)),
     KillPath("SIGTERM and a retry", "retried", _signal(signal.SIGTERM), GOES_ON, ("running",), modes=("sync",)),
@@ -154,29 +150,54 @@ AT_ONCE = (
 )
 AT_LAST = KillPath("triggerer killed -9", "once", None, GOES_ON, ("deferred",), modes=("deferred",))
 """All deferred tasks feel it; until then these are the live ones that look after the jobs of dead ones."""
-ON_DOCKER = (
-    ("task marked failed", "task", "deferred"),
-    ("cleared", "group", "deferred"),
-    ("run marked failed", "group", "sync"),
-    ("execution_timeout", "task", "sync"),
-    ("row marked failed", "group", "deferred"),
-    ("task killed -9", "group", "sync"),
-    ("SIGTERM and a retry", "task", "sync"),
-    ("failed, stop_grace=8", "task", "sync"),
-    ("triggerer killed -9", "group", "deferred"),
-)
-"""What is Airflow's part is the same on each engine: one of each."""
+IN_CI = {
+    "process": (
+        ("task marked failed", "group", "deferred"),
+        ("cleared", "group", "deferred"),
+        ("run marked failed", "group", "sync"),
+        ("dagrun_timeout", "group", "deferred"),
+        ("row marked failed", "group", "sync"),
+        ("row marked failed", "group", "deferred"),
+        ("triggerer killed -9", "group", "deferred"),
+        *((path.name, "task", mode) for path in AT_ONCE for mode in path.modes),
+    ),
+    "docker": (
+        ("task marked failed", "task", "deferred"),
+        ("cleared", "group", "deferred"),
+        ("row marked failed", "group", "deferred"),
+        ("SIGTERM and a retry", "task", "sync"),
+        ("failed, stop_grace=8", "task", "sync"),
+        ("triggerer killed -9", "task", "deferred"),
+    ),
+}
+"""All paths on one engine, by the task; what a group and another engine add, at each of their own parts once."""
 
 
-def ways(*backends: str, all_on_docker: bool = False) -> list[tuple[KillPath, str, str, str]]:
-    """The cases: path, who, mode and backend."""
+@dataclass(frozen=True)
+class Way:
+    """A path as one kind of task takes it."""
+
+    path: KillPath
+    who: str
+    mode: str
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.path.name}-{self.who}-{self.mode}-{self.backend}"
+
+    @property
+    def is_long(self) -> bool:
+        return (self.path.name, self.who, self.mode) not in IN_CI[self.backend]
+
+
+def ways(*backends: str) -> list[Way]:
+    """All there are."""
     return [
-        (path, who, mode, backend)
+        Way(path, who, mode, backend)
         for backend in backends
         for path in (*AT_ONCE, AT_LAST)
         for who in path.whos
         for mode in path.modes
-        if backend == "process" or all_on_docker or (path.name, who, mode) in ON_DOCKER
     ]
 
 
@@ -237,10 +258,14 @@ def _containers() -> dict[str, set[str]]:
 class Scene:
     """All cases in one Airflow, each killed as soon as its replicas run, and the next one started then."""
 
-    def __init__(self, airflow: RunningAirflow, ways: list[tuple[KillPath, str, str, str]]) -> None:
+    def __init__(self, airflow: RunningAirflow, ways: list[Way]) -> None:
         self._airflow = airflow
-        self._watch = Watch(*{backend for *_, backend in ways})
-        self._coming = sorted(ways, key=lambda way: (way[0] is not AT_LAST, way[0].do is not None))
+        backends = {way.backend for way in ways}
+        self._watch = Watch(*backends)
+        lookouts = {Way(AT_LAST, "task", "deferred", backend) for backend in backends}
+        self._coming = sorted(
+            {*ways, *lookouts}, key=lambda way: (way.path is not AT_LAST, way.path.do is not None, str(way))
+        )
         self.cases: list[Case] = []
 
     def play(self) -> None:
@@ -251,7 +276,7 @@ class Scene:
             until = time.monotonic() + PATIENCE
             while (self._coming or starting or undecided) and time.monotonic() < until:
                 while self._coming and len(starting) < AT_A_TIME:
-                    starting.append(self._start(*self._coming.pop(0)))
+                    starting.append(self._start(self._coming.pop(0)))
                 ready = [case for case in starting if case.is_ready(self._watch)]
                 for case in ready:
                     self._kill(case)
@@ -270,8 +295,8 @@ class Scene:
         head = f"{'kill path':22}{'of a':7}{'mode':10}{'engine':9}{'its job':13}{'after':>8}  task"
         return "\n".join(["", head, *map(_line, self.cases)])
 
-    def _start(self, path: KillPath, who: str, mode: str, backend: str) -> Case:
-        case = Case(path, who, mode, backend, self._airflow.run(f"{path.kind}_{who}_{mode}_{backend}"))
+    def _start(self, way: Way) -> Case:
+        case = Case(way, self._airflow.run(f"{way.path.kind}_{way.who}_{way.mode}_{way.backend}"))
         self.cases.append(case)
         return case
 

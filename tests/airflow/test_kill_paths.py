@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_customjob import CustomJobClient, ProcessBackend
-from tests.airflow.kill_paths import ENDS, GOES_ON, Case, KillPath, Scene, ways
+from airflow_customjob import CustomJobClient, DockerBackend, JobState, ProcessBackend
+from tests.airflow.kill_paths import ENDS, GOES_ON, Case, Scene, Way, ways
 from tests.airflow.running import RunningAirflow
 from tests.engines import why_not
 
@@ -15,22 +15,31 @@ pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEPT = Path(__file__).parents[2] / "build" / "kill-paths.txt"
 """The table, to be read."""
-Way = tuple[KillPath, str, str, str]
 WAYS = ways("process", *([] if why_not("docker") else ["docker"]))
 
 
 @pytest.fixture(scope="module")
-def scene(airflow: RunningAirflow) -> dict[Way, Case]:
-    played = Scene(airflow, WAYS)
+def scene(airflow: RunningAirflow, request: pytest.FixtureRequest) -> dict[Way, Case]:
+    """Played by the ways that were asked for."""
+    items = [item for item in request.session.items if getattr(item, "module", None) is request.module]
+    played = Scene(airflow, [item.callspec.params["way"] for item in items if hasattr(item, "callspec")])
     played.play()
     print(played.table())
     KEPT.parent.mkdir(exist_ok=True)
     KEPT.write_text(played.table())
-    return {(case.path, case.who, case.mode, case.backend): case for case in played.cases}
+    return {case.way: case for case in played.cases}
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join((way[0].name, *way[1:])))
-def test_what_becomes_of_a_job(scene: dict[Way, Case], way: Way) -> None:
+@pytest.fixture(scope="module")
+def clients(airflow: RunningAirflow) -> dict[str, CustomJobClient]:
+    process = ProcessBackend(state_folder=str(airflow.home / "customjob"))
+    return {"process": CustomJobClient(process), "docker": CustomJobClient(DockerBackend())}
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, id=str(way), marks=[pytest.mark.long] if way.is_long else []) for way in WAYS]
+)
+def test_what_becomes_of_a_job(scene: dict[Way, Case], clients: dict[str, CustomJobClient], way: Way) -> None:
     case = scene[way]
     assert case.took is not None, f"{case.path.job}: not seen"
     assert case.final in case.path.states
@@ -41,12 +50,8 @@ def test_what_becomes_of_a_job(scene: dict[Way, Case], way: Way) -> None:
         assert sorted(set(ticks)) == list(range(max(ticks) + 1))
     else:
         assert case.took < case.path.within
-    if case.path.job == ENDS:
-        assert case.xcom("custom_job")["state"] in ("JOB_STATE_CANCELLED", "JOB_STATE_RUNNING")
+    job = clients[case.backend].get(case.job_id)
+    assert (job.state, job.replicas) == (JobState.JOB_STATE_CANCELLED, ())
+    if case.mode == "deferred" and case.path.job == ENDS:
+        assert case.xcom("custom_job")["state"] == job.state.name
     assert not {"running", "deferred"} & {task["state"] for task in case.run.tasks().values()}
-
-
-def test_no_trace_of_any_replica(airflow: RunningAirflow, scene: dict[Way, Case]) -> None:
-    client = CustomJobClient(ProcessBackend(state_folder=str(airflow.home / "customjob")))
-    of_here = {case.job_id for case in scene.values() if case.backend == "process"}
-    assert {job_id: client.get(job_id).replicas for job_id in of_here} == dict.fromkeys(of_here, ())

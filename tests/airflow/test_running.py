@@ -1,13 +1,12 @@
-"""What an installation of Airflow does to a job: the real scheduler, triggerer and API server, on real engines."""
+"""What an installation of Airflow does to a job: the real scheduler, triggerer and API server, on real engines. How tasks are
+killed is in test_kill_paths."""
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -95,72 +94,6 @@ def test_a_failing_job_fails_its_task_with_the_cause(ended: Callable[[str], DagR
     assert not remains(backend, run.job_id())
 
 
-def test_a_deferred_task_that_is_marked_failed_leaves_nothing(airflow: RunningAirflow, backend: str) -> None:
-    run = airflow.run(f"ticks_deferred_{backend}")
-    job_id, _ = ticking(run, backend)
-    marked_at = time.time()
-    run.mark_failed()
-    gone_within(backend, job_id, 5, marked_at, "deferred, marked failed")
-    wait_for("the last XCom", lambda: run.job_state() == "JOB_STATE_CANCELLED", 10)
-
-
-def test_a_deferred_task_that_is_cleared_starts_anew(airflow: RunningAirflow, backend: str) -> None:
-    """Also a regression: the old try's trigger saw that it had lost the job, and its event failed the new try."""
-    run = airflow.run(f"ticks_deferred_{backend}")
-    job_id, before = ticking(run, backend)
-    cleared_at = time.time()
-    run.clear()
-    wait_for("old replicas gone", lambda: not set(before) & set(replicas(backend, job_id)), 20)
-    took = time.time() - cleared_at
-    print(f"\n{backend}: deferred, cleared: old replicas gone after {took:.2f} s")
-    wait_for("generation 2", lambda: (run.xcom("custom_job") or {}).get("generation") == 2, 30, 0.2)
-    assert run.wait_until_running() == job_id
-    run.mark_failed()
-    gone_within(backend, job_id, 5, time.time(), "deferred, marked failed after a clear")
-    assert took < 5
-
-
-def test_execution_timeout_counts_while_deferred(airflow: RunningAirflow, backend: str) -> None:
-    run = airflow.run(f"times_out_deferred_{backend}")
-    job_id, _ = ticking(run, backend)
-    deadline = run.started_at() + 8
-    gone_within(backend, job_id, 5, deadline, "deferred, execution_timeout")
-    assert run.wait_until("failed", seconds=30)
-    assert "execution_timeout" in "\n".join(run.log())
-
-
-def test_execution_timeout_ends_the_job(airflow: RunningAirflow, backend: str) -> None:
-    run = airflow.run(f"times_out_sync_{backend}")
-    job_id, _ = ticking(run, backend)
-    gone_within(backend, job_id, 5, run.started_at() + 6, "sync, execution_timeout")
-    run.wait_until("failed", seconds=30)
-
-
-def test_a_running_task_that_is_marked_failed_leaves_nothing(airflow: RunningAirflow, backend: str) -> None:
-    run = airflow.run(f"ticks_sync_{backend}")
-    job_id, _ = ticking(run, backend)
-    marked_at = time.time()
-    run.mark_failed()
-    gone_within(backend, job_id, 10, marked_at, "sync, marked failed")
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "a rolling deploy"])
-def test_a_retry_takes_the_job_over(airflow: RunningAirflow, backend: str, how: signal.Signals) -> None:
-    run = airflow.run(f"ticks_sync_{backend}")
-    job_id, before = ticking(run, backend)
-    killed_at = time.time()
-    os.kill(task_process(run), how)
-    wait_for("a second try", lambda: run.task()["try_number"] == 2 and run.task()["state"] == "running", 60, 0.2)
-    wait_for("its log", lambda: ticks_of(run.log(2), "workerpool0-0"), 30, 0.5)
-    print(f"\n{backend}: sync, {how.name}: taken over and told after {time.time() - killed_at:.1f} s")
-    assert replicas(backend, job_id) == before
-    assert (run.xcom("custom_job") or {})["generation"] == 1
-    assert_no_tick_is_missing(run.log(2))
-    marked_at = time.time()
-    run.mark_failed()
-    gone_within(backend, job_id, 10, marked_at, "sync, marked failed after a retry")
-
-
 @dataclass
 class Ticking:
     """A deferred job that runs."""
@@ -190,27 +123,6 @@ def deferred(airflow: RunningAirflow) -> list[Ticking]:
     return [Ticking(backend, run, *ticking(run, backend)) for backend, run in runs]
 
 
-def test_a_deferred_job_outlives_its_triggerer(airflow: RunningAirflow, deferred: list[Ticking]) -> None:
-    for job in deferred:
-        job.wait_for_ticks(30)
-    airflow.kill("triggerer")
-    time.sleep(1)
-    airflow.restart("triggerer")
-    restarted_at = time.time()
-    for job in deferred:
-        job.wait_for_ticks(50)
-        print(
-            f"\n{job.backend}: triggerer, kill -9: log went on within {time.time() - restarted_at:.1f} s of its restart"
-        )
-        assert replicas(job.backend, job.job_id) == job.before
-        assert_no_tick_is_missing(job.run.log())
-        ticks = job.ticks()
-        repeated = len(ticks) - len(set(ticks))
-        print(f"{job.backend}: {repeated} of {len(ticks)} lines were told twice")
-        assert repeated < 80, "lines of some seconds may be told twice, not all of them"
-        job.end("deferred, marked failed after a triggerer's restart")
-
-
 def test_a_trigger_that_moves_to_another_triggerer_leaves_its_job(
     airflow: RunningAirflow, deferred: list[Ticking]
 ) -> None:
@@ -232,17 +144,3 @@ def test_a_trigger_that_moves_to_another_triggerer_leaves_its_job(
         assert_no_tick_is_missing(job.run.log())
         job.end("deferred, marked failed after its trigger moved")
     airflow.stop("triggerer-2")
-
-
-def task_process(run: DagRun) -> int:
-    """The process that runs a task's operator, below the one that supervises it."""
-    title = f"airflow worker -- {run.task()['id']}"
-    (found,) = (folder for folder in Path("/proc").glob("[0-9]*") if title_of(folder) == title)
-    return int(found.name)
-
-
-def title_of(folder: Path) -> str:
-    try:
-        return (folder / "cmdline").read_bytes().strip(b"\0").decode(errors="replace")
-    except OSError:  # it has ended meanwhile
-        return ""
