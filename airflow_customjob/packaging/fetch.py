@@ -75,7 +75,6 @@ async def _brought(uri: str, found: Located, say: Say, store: Store, max_size: i
         except Unchanged:
             if here is None:
                 raise PackageError("its server says that it is known, and it is not: try again") from None
-            say(f"{found.shown}: it is here already, sha256 {here.sha256[:12]}")
             return here
         file.flush()
         if why := await asyncio.to_thread(why_no_package, Path(file.name), found.filename):
