@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
 from airflow_customjob.backends.kubernetes import KubernetesBackend, manifests, names
 from airflow_customjob.backends.kubernetes.api import ApiError
-from airflow_customjob.backends.kubernetes.judge import SILENT_NODE, status_of
+from airflow_customjob.backends.kubernetes.judge import SILENT_NODE, read_pods, status_of
 from airflow_customjob.backends.kubernetes.logs import Place, PodLog, _lines, _nanoseconds, _Overlap
 from airflow_customjob.backends.kubernetes.reasons import Reasons
 from airflow_customjob.backends.kubernetes.refusals import quantity, refusal
@@ -369,6 +370,8 @@ def test_a_pod_is_judged(case: str) -> None:
     given_pod, phase, code, reason, words = CASES[case]
     status = status_of(given_pod, NOW)
     assert status is not None
+    (listed,) = read_pods(msgspec.json.encode({"items": [given_pod]}))["items"]
+    assert status_of(listed, NOW) == status, "what a list leaves out is asked for"
     assert (status.ref, status.digest, status.node) == (REF, "d", "n1")
     assert (status.phase, status.exit_code, status.reason) == (phase, code, reason)
     assert words in status.message

@@ -21,6 +21,7 @@ MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 
 Json = dict[str, Any]
+Read = Callable[[bytes], Any]
 
 
 class ApiError(EngineError):
@@ -79,9 +80,9 @@ class Api:
         """:raises Missing: there is none."""
         return await self.call("GET", self.path(kind, name))
 
-    async def list(self, kind: str, selector: str, **query: Any) -> Json:
+    async def list(self, kind: str, selector: str, read: Read = msgspec.json.decode, **query: Any) -> Json:
         """Read from the cluster's database, not from anybody's cache."""
-        return await self.call("GET", self.path(kind), query={"labelSelector": selector, **query})
+        return await self.call("GET", self.path(kind), query={"labelSelector": selector, **query}, read=read)
 
     async def create(self, kind: str, body: Json) -> Json:
         return await self.call("POST", self.path(kind), body=body)
@@ -115,11 +116,12 @@ class Api:
         query: Mapping[str, Any] | None = None,
         body: Json | None = None,
         content_type: str = "application/json",
+        read: Read = msgspec.json.decode,
     ) -> Json:
         for turn in range(1, TRIES + 1):
             try:
                 async with self._answer(method, path, query, body, content_type, TIMEOUT) as response:
-                    return msgspec.json.decode(await response.read())  # type: ignore[no-any-return]
+                    return read(await response.read())  # type: ignore[no-any-return]
             except ApiError as error:
                 if turn == TRIES or not _is_put_off(error):
                     raise

@@ -26,7 +26,7 @@ from airflow_customjob.backends.base import (
 )
 from airflow_customjob.backends.kubernetes import manifests, names, permissions
 from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
-from airflow_customjob.backends.kubernetes.judge import status_of
+from airflow_customjob.backends.kubernetes.judge import read_pods, status_of
 from airflow_customjob.backends.kubernetes.logs import PodLog
 from airflow_customjob.backends.kubernetes.reasons import Reasons
 from airflow_customjob.backends.kubernetes.records import Records, stored
@@ -49,6 +49,8 @@ PATIENCE = 30.0
 """Seconds past their grace after which Pods that do not go are told of as an error, and asked again."""
 LOOK_AGAIN = 2.0
 """Seconds after which Pods are looked at again that nothing was heard of."""
+REST = 0.001
+"""Seconds, for each Pod of a job, between two looks at it: while thousands of them start, one event would follow the other."""
 MAX_PACKAGES = 1_000_000
 """Bytes of a pool's packages, all together; a Secret takes 1 MiB."""
 
@@ -66,6 +68,7 @@ class KubernetesEngine:
         self._records = Records(api)
         self._reasons = Reasons(api)
         self._identity = ""
+        self._rests_until: dict[JobId, float] = {}
 
     async def close(self) -> None:
         await self._watcher.close()
@@ -183,8 +186,11 @@ class KubernetesEngine:
         return await self._reasons.explain(_statuses(pods), pods, time.time())
 
     async def _pods(self, job_id: JobId) -> list[dict[str, Any]]:
-        listed = await self._api.list("pods", f"{names.MANAGED_SELECTOR},{names.JOB}={job_id}")
-        return list(listed["items"])
+        await asyncio.sleep(self._rests_until.pop(job_id, 0.0) - time.monotonic())
+        listed = await self._api.list("pods", f"{names.MANAGED_SELECTOR},{names.JOB}={job_id}", read_pods)
+        if pods := listed["items"]:
+            self._rests_until[job_id] = time.monotonic() + REST * len(pods)
+        return list(pods)
 
     @asynccontextmanager
     async def watch(self, job_id: JobId) -> AsyncIterator[AsyncIterator[None]]:
@@ -313,8 +319,9 @@ class KubernetesEngine:
 
     async def jobs(self) -> Sequence[JobObjects]:
         kinds = ("configmaps", "services", "pods")
+        every = f"{names.MANAGED_SELECTOR},{names.JOB}"
         listed = await asyncio.gather(
-            *(self._api.list(kind, f"{names.MANAGED_SELECTOR},{names.JOB}") for kind in kinds)
+            *(self._api.list(kind, every) for kind in kinds[:2]), self._api.list("pods", every, read_pods)
         )
         records: dict[JobId, StoredRecord] = {}
         refs: dict[JobId, list[ReplicaRef]] = {}

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from airflow_customjob.backends.base import Phase, Reason, ReplicaRef, ReplicaStatus
 from airflow_customjob.backends.kubernetes import names
@@ -42,6 +44,35 @@ SILENT_NODE = 30.0
 """Seconds past a deleted Pod's grace after which its node counts as lost."""
 
 Json = Mapping[str, Any]
+
+
+class _Metadata(TypedDict, total=False):
+    name: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    creationTimestamp: str
+    deletionTimestamp: str
+    deletionGracePeriodSeconds: int
+
+
+class _Spec(TypedDict, total=False):
+    nodeName: str
+    schedulingGates: list[dict[str, str]]
+
+
+class _Pod(TypedDict, total=False):
+    metadata: _Metadata
+    spec: _Spec
+    status: dict[str, Any]
+
+
+class Pods(TypedDict):
+    """What is read of a list of Pods: a tenth of it. Whatever is asked of a Pod below has to be named here."""
+
+    items: list[_Pod]
+
+
+read_pods = msgspec.json.Decoder(Pods).decode
 
 
 def status_of(pod: Json, now: float) -> ReplicaStatus | None:
