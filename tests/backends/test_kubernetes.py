@@ -6,6 +6,10 @@ import asyncio
 import hashlib
 import json
 import os
+import socket
+import subprocess
+import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -183,12 +187,8 @@ class NothingHere(BaseHTTPRequestHandler):
 
 
 def test_an_image_that_its_registry_does_not_have_fails_the_job(namespace: str) -> None:
-    address = api_call("GET", "/api/v1/nodes")["items"][0]["status"]["addresses"][0]["address"]
-    try:
-        registry = ThreadingHTTPServer((address, 0), NothingHere)
-    except OSError:
+    if not node_is_here():
         pytest.skip("kubernetes: its node is another machine, which cannot reach a registry here")
-    registry.server_close()
     registry = ThreadingHTTPServer(("127.0.0.1", 0), NothingHere)
     threading.Thread(target=registry.serve_forever, daemon=True).start()
     image = f"127.0.0.1:{registry.server_port}/none:404"
@@ -520,15 +520,75 @@ def identity_by(backend: KubernetesBackend) -> tuple[str, str]:
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("form", ["path", "text"])
+@pytest.mark.parametrize("form", ["path", "text", "text, its context's namespace"])
 def test_a_connection_of_airflow_leads_there(namespace: str, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    import yaml
+
     path = os.environ["KUBECONFIG"]
     wanted = identity_by(KubernetesBackend(kubeconfig=path, namespace=namespace))
-    way = {"kube_config_path": path} if form == "path" else {"kube_config": Path(path).read_text()}
-    connection = {"conn_type": "kubernetes", "extra": {**way, "namespace": namespace}}
+    config = yaml.safe_load(Path(path).read_text())
+    for context in config["contexts"]:
+        context["context"]["namespace"] = namespace
+    way = {
+        "path": {"kube_config_path": path, "namespace": namespace},
+        "text": {"kube_config": Path(path).read_text(), "namespace": namespace},
+        "text, its context's namespace": {"kube_config": yaml.safe_dump(config)},
+    }
+    connection = {"conn_type": "kubernetes", "extra": way[form]}
     monkeypatch.setenv("AIRFLOW_CONN_A_CLUSTER", json.dumps(connection))
     monkeypatch.delenv("KUBECONFIG")
     assert identity_by(KubernetesBackend(conn_id="a_cluster")) == wanted == (namespace, wanted[1])
+
+
+WITHIN = """
+import json, sys
+from airflow_customjob import CustomJobClient, KubernetesBackend
+for conn_id in (None, "here"):
+    backend = KubernetesBackend(conn_id=conn_id, machine_types={"*": {}})
+    ended = CustomJobClient(backend).run(json.loads(sys.argv[1]), sink=lambda line: print(line.prefixed), say=print)
+    print("within", conn_id, ended.state.name, ended.error)
+"""
+
+
+def test_a_pod_of_the_cluster_runs_jobs_by_its_service_account(namespace: str, restricted: Any, root: Path) -> None:
+    """With no kubeconfig, and by a connection that says so; with the documented Role, in its own namespace. Regression: a
+    connection without a namespace led to ``default``."""
+    if sys.version_info[:2] != (3, 11) or not node_is_here():
+        pytest.skip(
+            "kubernetes: what these tests run on cannot be brought into a Pod (Python 3.11, a node that is this machine)"
+        )
+    account = Path(restricted().kubeconfig).stem
+    folders = {str(root), sysconfig.get_path("purelib")}
+    container = {
+        "name": "c",
+        "image": IMAGE,
+        "command": ["python3", "-c", WITHIN, json.dumps(job_of(pool("echo here", 1), pool("exec sleep 1000")))],
+        "env": [
+            {"name": "PYTHONPATH", "value": ":".join(sorted(folders))},
+            {"name": "AIRFLOW_CONN_HERE", "value": '{"conn_type": "kubernetes", "extra": {"in_cluster": true}}'},
+        ],
+        "volumeMounts": [{"name": f"f{n}", "mountPath": path} for n, path in enumerate(sorted(folders))],
+    }
+    volumes = [{"name": f"f{n}", "hostPath": {"path": path}} for n, path in enumerate(sorted(folders))]
+    spec = {"serviceAccountName": account, "restartPolicy": "Never", "containers": [container], "volumes": volumes}
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    api_call("POST", pods, {"metadata": {"name": "client"}, "spec": spec})
+    while api_call("GET", f"{pods}/client")["status"]["phase"] not in ("Succeeded", "Failed"):
+        time.sleep(0.5)
+    told = subprocess.run(["kubectl", "logs", "-n", namespace, "client"], capture_output=True, text=True).stdout
+    assert told.count("workerpool0-0: here") == 2, told
+    assert "within None JOB_STATE_SUCCEEDED" in told
+    assert "within here JOB_STATE_SUCCEEDED" in told
+    assert left_of(namespace, "pods") == ["client"]
+
+
+def node_is_here() -> bool:
+    address = api_call("GET", "/api/v1/nodes")["items"][0]["status"]["addresses"][0]["address"]
+    try:
+        socket.create_server((address, 0)).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_connection_that_leads_nowhere_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:

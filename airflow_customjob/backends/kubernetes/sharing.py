@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,33 @@ async def _by_connection(backend: KubernetesBackend) -> tuple[Any, str | None]:
     try:
         extras = await hook.get_conn_extras()
         async with hook.get_conn() as client:
-            return client.configuration, extras.get("namespace") or extras.get("extra__kubernetes__namespace")
+            return client.configuration, _namespace_of(extras, backend.context)
     except Exception as error:  # noqa: BLE001 - whatever it is: its text may hold what the connection holds
         raise EngineError(
             f"the connection {backend.conn_id!r} of the Kubernetes backend cannot be used ({type(error).__name__}): look at "
             "it in Airflow, or leave conn_id out"
         ) from None
+
+
+def _namespace_of(extras: Mapping[str, Any], context: str | None) -> str | None:
+    """The connection's own, that of its kubeconfig's context, or the one of the Pod that this runs in."""
+
+    def extra(name: str) -> Any:
+        return extras.get(name) or extras.get(f"extra__kubernetes__{name}")
+
+    if extra("namespace"):
+        return str(extra("namespace"))
+    if extra("in_cluster"):
+        return _own_namespace()
+    import yaml
+
+    config = extra("kube_config")
+    if path := extra("kube_config_path"):
+        config = Path(path).read_text()
+    config = (yaml.safe_load(config) if isinstance(config, str) else config) or {}
+    chosen = context or extra("cluster_context") or config.get("current-context")
+    named = [item["context"] for item in config.get("contexts", ()) if item["name"] == chosen]
+    return named[0].get("namespace") if named else None
 
 
 async def _by_kubeconfig(backend: KubernetesBackend) -> tuple[Any, str | None]:
@@ -105,4 +127,8 @@ def _in_cluster() -> tuple[Any, str | None]:
 
     configuration = Configuration()
     load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    return configuration, (IN_CLUSTER / "namespace").read_text().strip()
+    return configuration, _own_namespace()
+
+
+def _own_namespace() -> str:
+    return (IN_CLUSTER / "namespace").read_text().strip()
