@@ -109,13 +109,15 @@ node_up() {
     --max-requests-inflight=2000 --max-mutating-requests-inflight=1000
   node_containerd
   node_wait 120 "the API server" kube_ctl "$KUBE_CONFIG" get --raw /readyz
-  local program
+  local program rate # requests a second, and at once
   for program in controller-manager:10257 scheduler:10259; do
+    rate="500 1000"
+    [[ $program == scheduler* ]] || rate="${KCM_QPS:-500} ${KCM_BURST:-1000}"
     # shellcheck disable=SC2046 # options, not words
     node_start "kube-${program%:*}" --kubeconfig="$KUBE_STATE/${program%:*}.kubeconfig" \
       --authentication-kubeconfig="$KUBE_STATE/${program%:*}.kubeconfig" --authorization-kubeconfig="$KUBE_STATE/${program%:*}.kubeconfig" \
       --bind-address=127.0.0.1 --secure-port=$((${program#*:} + INSTANCE * 20)) --leader-elect=false --profiling=false \
-      --kube-api-qps="${KUBE_QPS:-500}" --kube-api-burst="${KUBE_BURST:-1000}" \
+      --kube-api-qps="${rate% *}" --kube-api-burst="${rate#* }" \
       $([[ $program != controller-manager* ]] || printf '%s\n' --use-service-account-credentials=true \
         --root-ca-file="$KUBE_STATE/pki/ca.crt" --service-account-private-key-file="$KUBE_STATE/pki/accounts.key")
   done
