@@ -28,6 +28,7 @@ import pytest
 from airflow_customjob.backends.base import LaunchRefused, Retention
 from airflow_customjob.backends.docker import DockerBackend, builds
 from airflow_customjob.backends.docker.api import Api
+from airflow_customjob.backends.docker.builders import versions_in
 from airflow_customjob.backends.docker.engine import DockerEngine
 from airflow_customjob.plan.types import JobPlan, Package
 from tests.backends.contract import Act, Bench, sleeps, with_last_pool
@@ -422,12 +423,38 @@ def test_the_executor_image_may_be_of_many_kinds(tmp_path: Path) -> None:
                 assert await installed(image(), "--user=54321") == [54321, "/usr", OURS]
                 assert await installed(venv) == [0, "/opt/venv", "/opt/venv"], "which has no packages of a user"
                 assert await installed(with_uv) == [0, "/opt/bare", "/opt/bare"], "nor pip"
-                with pytest.raises(LaunchRefused, match="has no python3 that runs"):
+                with pytest.raises(LaunchRefused, match="is a python3 on its PATH"):
                     await installed(image("ENV PATH=/nowhere"))
                 with pytest.raises(LaunchRefused, match="neither pip nor a uv"):
                     await installed(image(*BARE))
 
     on_docker(test)
+
+
+def tar_of(text: str, link: str = "") -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        member = tarfile.TarInfo("installed.json")
+        member.size, member.linkname = len(text), link
+        member.type = tarfile.SYMTYPE if link else tarfile.REGTYPE
+        tar.addfile(member, io.BytesIO(text.encode()))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("tar", "versions"),
+    [
+        (tar_of('{"torch": "2.3.0+cu121", "a": "1!2"}'), {"torch": "2.3.0+cu121", "a": "1!2"}),
+        (tar_of('{"a": "1\\nJOB_STATE_SUCCEEDED", "": "1", "b": {}, "c c": "1"}'), {}),
+        (tar_of("", link="/etc/shadow"), {}),
+        (tar_of("[1]"), {}),
+        (tar_of("[" * 100_000), {}),
+        (tar_of('{"a": "1"}')[:513], {}),
+        (b"", {}),
+    ],
+)
+def test_what_a_package_may_have_forged_is_not_told(tar: bytes, versions: dict[str, str]) -> None:
+    assert versions_in(tar) == versions
 
 
 # -- cancelling and time ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ PIDS = 4096
 MARGIN = 60.0
 """Seconds beyond ``build_timeout`` after which a builder that still runs was made to."""
 LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "20m", "max-file": "1"}}
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,127}")
 DROPPED = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"]}
 
 
@@ -165,6 +167,19 @@ def _tar(files: Sequence[tuple[str, bytes]], open_to_all: Sequence[str] = ()) ->
             member.size, member.mode = len(content), 0o444
             tar.addfile(member, io.BytesIO(content))
     return stream.getvalue()
+
+
+def versions_in(tar: bytes) -> dict[str, str]:
+    """Versions by project, of the file :data:`INSTALLED` as Docker gives it; a package's code may have put anything there."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            member = archive.next()
+            file = archive.extractfile(member) if member is not None and member.isfile() else None
+            found = json.loads(file.read()) if file else None
+    except (tarfile.TarError, ValueError, EOFError, RecursionError):
+        return {}
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: str(version) for name, version in pairs if _WORD.fullmatch(name) and _WORD.fullmatch(str(version))}
 
 
 def image_config(build: Build, installed: dict[str, str]) -> dict[str, Any]:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
-import json
 import secrets
-import tarfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Say
-from airflow_customjob.backends.docker.api import Api, Conflicting, DaemonError, Missing
+from airflow_customjob.backends.docker.api import UNREACHABLE, Api, Conflicting, DaemonError, Missing
 from airflow_customjob.backends.docker.body import BuildSettings, Host, shm_bytes
 from airflow_customjob.backends.docker.builders import (
     INSTALLED,
@@ -32,6 +29,7 @@ from airflow_customjob.backends.docker.builders import (
     gate_body,
     gate_files,
     image_config,
+    versions_in,
 )
 from airflow_customjob.backends.docker.images import find
 from airflow_customjob.backends.docker.labels import NONCE, UNTIL, VERSIONS, WAITS_FOR, seconds
@@ -53,6 +51,8 @@ AGAIN = 0.2
 """Seconds between two looks at a builder that another process is about to start or to remove."""
 DRAIN = 5.0
 """Seconds in which the rest of an ended builder's log arrives."""
+MAX_INSTALLED = 2**20
+"""Bytes of the list of what was installed."""
 MAX_VERSIONS = 100
 """Projects whose versions stand in a job's record; all of them are in the image's label."""
 
@@ -148,6 +148,9 @@ class Builds:
         except Conflicting:
             await self.api.remove_container(gate)
             return
+        except BaseException:
+            await self.api.remove_container(gate)
+            raise
         tar = await asyncio.to_thread(builder_files, build, certificates)
         await self._put(build.name, tar)
         await self._put(gate, gate_files(build, indexes, certificates))
@@ -155,13 +158,13 @@ class Builds:
             try:
                 await self.api.call("POST", f"containers/{container}/start", what=f"start {container}")
             except DaemonError as error:
-                lines = await self._last_lines(gate)
-                if await self._remove(build.name):
-                    raise LaunchRefused(
-                        f"packages cannot be installed into {build.image}: the image has no python3 that runs: "
-                        + "\n".join([error.words, *lines])
-                    ) from error
-                raise
+                lines = [] if error.status == UNREACHABLE else await self._last_lines(gate)
+                if error.status == UNREACHABLE or not await self._remove(build.name):
+                    raise
+                raise LaunchRefused(
+                    f"packages cannot be installed into {build.image}; is a python3 on its PATH? "
+                    + "\n".join([error.words, *lines])
+                ) from error
 
     async def _create(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         what, params = f"create the builder {name}", {"name": name}
@@ -240,14 +243,17 @@ class Builds:
         return found
 
     async def _installed(self, name: str) -> dict[str, str]:
-        """Versions by project; a package's own code may have written anything there."""
-        params = {"path": INSTALLED}
-        async with self.api.stream("GET", f"containers/{name}/archive", what="tell versions", params=params) as content:
-            tar = io.BytesIO(await content.read(2**20))
-        with contextlib.suppress(tarfile.TarError, ValueError, AttributeError), tarfile.open(fileobj=tar) as archive:
-            file = archive.extractfile(archive.next() or "")
-            return {str(key): str(value) for key, value in json.loads(file.read() if file else b"{}").items()}
-        return {}
+        params, tar = {"path": INSTALLED}, b""
+        with contextlib.suppress(Missing):
+            async with self.api.stream(
+                "GET", f"containers/{name}/archive", what="tell versions", params=params
+            ) as content:
+                while left := MAX_INSTALLED - len(tar):
+                    chunk = await content.read(left)
+                    if not chunk:
+                        break
+                    tar += chunk
+        return versions_in(tar)
 
     async def _failed(self, build: Build, builder: dict[str, Any]) -> None:
         """:raises LaunchRefused: with pip's own last lines, and what the indexes answered."""
