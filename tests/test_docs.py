@@ -175,6 +175,20 @@ def _arguments(what: type) -> set[str]:
     return {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
 
 
+def test_the_options_that_the_pages_name_are_the_commands_own(tables: Any, root: Path) -> None:
+    known, wrong = set(re.findall(r"--[a-z-]+", tables.commands())), []
+    for page in [root / "README.md", *(root / "docs").glob("*.md"), *(root / "docs/guide").glob("*.md")]:
+        text = page.read_text()
+        shown = re.findall(r"customjob [a-z]+ [^`\n]*|(?<=`)--[a-z][^`\n]*", text)
+        wrong += [
+            f"{page.name}: {option}"
+            for code in shown
+            for option in re.findall(r"--[a-z-]+", code)
+            if option not in known
+        ]
+    assert wrong == []
+
+
 def test_the_commands_of_the_guide_run(root: Path, hello: Path) -> None:
     blocks = re.findall(r"```console\n(.*?)```", (root / "docs/guide/command-line.md").read_text(), re.DOTALL)
     script = "\n".join(line.removeprefix("$ ") for block in blocks for line in block.splitlines())
