@@ -14,14 +14,17 @@ reference                 value
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from airflow_customjob.backends.base import LaunchRefused
 from airflow_customjob.packaging import PackageError
+from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.settings import ASKING
 
 
@@ -61,6 +64,20 @@ def google_key(reference: str | None) -> str | None:
 
 _PRIVATE = frozenset({"private_key", "client_secret", "refresh_token"})
 """What is secret of a key file."""
+
+
+async def mask(options: JobOptions) -> None:
+    """For a process that reads a job's log and has created none of its replicas. What it cannot read, it cannot mask."""
+
+    def look() -> None:
+        for name, reference in options.secret_env:
+            with suppress(LaunchRefused):
+                look_up(name, reference)
+        with suppress(LaunchRefused):
+            google_key(options.google_credentials)
+
+    if options.secret_env or options.google_credentials:
+        await asyncio.to_thread(look)
 
 
 def _mask(value: str) -> None:

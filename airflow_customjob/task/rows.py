@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, EngineError, Phase, ReplicaRef, ReplicaStatus
+from airflow_customjob.backends.secrets import mask
 from airflow_customjob.plan.types import JobId
 from airflow_customjob.spec.airflow_states import replica_state
 from airflow_customjob.spec.job_state import JobState
@@ -81,6 +82,8 @@ class SharedLook:
             async with backend_of(ref["backend"]).open() as engine:
                 stored = await engine.read_record(JobId(ref["custom_job_id"]))
                 record = decode(stored.data) if stored else None
+                if record is not None and self._seen.record is None:
+                    await mask(record.request.options)
                 replicas = tuple(await engine.observe(JobId(ref["custom_job_id"])))
         if record is not None and not record.state.terminal:
             return Look(ref, record, replicas)

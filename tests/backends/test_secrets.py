@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from airflow_customjob.backends.base import LaunchRefused
-from airflow_customjob.backends.secrets import resolve
+from airflow_customjob.backends.secrets import mask, resolve
+from airflow_customjob.plan.types import JobOptions
 
 
 def test_a_file_s_value_is_without_the_newline_at_its_end(tmp_path: Path) -> None:
@@ -23,6 +25,16 @@ def test_a_value_that_no_variable_can_have_is_refused_and_not_told(tmp_path: Pat
         resolve([("TOKEN", f"file:{tmp_path / 'token'}")])
     assert "hunter2" not in str(refused.value)
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+def test_airflow_masks_what_can_be_read_of_a_jobs_secrets(tmp_path: Path) -> None:
+    from airflow.sdk.log import _secrets_masker
+
+    (tmp_path / "token").write_text("open sesame\n")
+    (tmp_path / "key.json").write_text('{"type": "service_account", "private_key": "pr1vate"}')
+    secret_env = (("A", "env:NOT_THERE"), ("B", f"file:{tmp_path / 'token'}"))
+    asyncio.run(mask(JobOptions(secret_env=secret_env, google_credentials=str(tmp_path / "key.json"))))
+    assert _secrets_masker().redact("it is open sesame, or pr1vate") == "it is ***, or ***"
 
 
 def test_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
