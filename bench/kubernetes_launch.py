@@ -22,7 +22,7 @@ import msgspec
 
 from airflow_customjob.backends.kubernetes import KubernetesBackend, names
 from airflow_customjob.backends.kubernetes.api import STRATEGIC, Api
-from airflow_customjob.backends.kubernetes.engine import AT_ONCE
+from airflow_customjob.backends.kubernetes.at_once import AT_ONCE
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.client import AsyncCustomJobClient
 from airflow_customjob.plan.types import ClusterSpec, JobOptions

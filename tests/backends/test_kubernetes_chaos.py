@@ -15,7 +15,7 @@ import pytest
 
 from airflow_customjob import CustomJobClient
 from airflow_customjob.backends.base import LogLine
-from airflow_customjob.backends.kubernetes import KubernetesBackend, engine, judge
+from airflow_customjob.backends.kubernetes import KubernetesBackend, endings, judge
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.spec.job_state import JobState
 from tests.backends.test_kubernetes import job_of, pool
@@ -82,7 +82,7 @@ def test_a_replica_on_a_silent_node_comes_back_only_when_the_old_one_is_gone(
 ) -> None:
     """Its node's agent is dead and its Pod deleted: nobody can know whether it still runs, so nobody starts it again."""
     monkeypatch.setattr(judge, "SILENT_NODE", 5.0)
-    monkeypatch.setattr(engine, "PATIENCE", 5.0)
+    monkeypatch.setattr(endings, "PATIENCE", 5.0)
     backend = replace(BACKEND, kubeconfig=exports(cluster)["KUBECONFIG"])
     client = CustomJobClient(backend)
     lines: list[LogLine] = []

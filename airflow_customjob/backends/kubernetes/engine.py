@@ -7,17 +7,14 @@ import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends.base import (
-    EngineBusy,
-    EngineError,
     JobObjects,
     LaunchRefused,
     LogLine,
-    Phase,
     ReplicaRef,
     ReplicaStatus,
     Say,
@@ -25,7 +22,9 @@ from airflow_customjob.backends.base import (
     Usage,
 )
 from airflow_customjob.backends.kubernetes import manifests, names, permissions
-from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
+from airflow_customjob.backends.kubernetes.api import STRATEGIC, Api, ApiError, Conflict, Missing
+from airflow_customjob.backends.kubernetes.at_once import each
+from airflow_customjob.backends.kubernetes.endings import Endings
 from airflow_customjob.backends.kubernetes.judge import read_pods, status_of
 from airflow_customjob.backends.kubernetes.logs import PodLog
 from airflow_customjob.backends.kubernetes.reasons import Reasons
@@ -40,21 +39,13 @@ from airflow_customjob.plan.types import JobId, JobPlan, PoolPlan, Prepared
 if TYPE_CHECKING:
     from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
 
-AT_ONCE = 32
-"""Calls that are under way at once for one job."""
 ADDRESS_WAIT = 5.0
 """Seconds that the other replicas are held back for the primary to have an address: a name that is asked for before it has
 one is remembered as missing for up to half a minute."""
-PATIENCE = 30.0
-"""Seconds past their grace after which Pods that do not go are told of as an error, and asked again."""
-LOOK_AGAIN = 2.0
-"""Seconds after which Pods are looked at again that nothing was heard of."""
 REST = 0.001
 """Seconds, for each Pod of a job, between two looks at it: while thousands of them start, one event would follow the other."""
 MAX_PACKAGES = 1_000_000
 """Bytes of a pool's packages, all together; a Secret takes 1 MiB."""
-
-T = TypeVar("T")
 
 
 class KubernetesEngine:
@@ -67,6 +58,7 @@ class KubernetesEngine:
         self._watcher = Watcher(api)
         self._records = Records(api)
         self._reasons = Reasons(api)
+        self._endings = Endings(api, self._watcher, self.observe, forcibly=backend.force_delete)
         self._identity = ""
         self._rests_until: dict[JobId, float] = {}
 
@@ -109,7 +101,7 @@ class KubernetesEngine:
                     "pods", manifests.owned(pods[ref], owner), f"the Pod of {ref.replica}", ref.replica, pods.values()
                 )
 
-        await _each(refs, one)
+        await each(refs, one)
 
     async def _create_companions(self, plan: JobPlan, owner: str | None) -> None:
         """What Pods need to be there; the Service first, by which a job that has anything is found. Where it was there
@@ -158,10 +150,10 @@ class KubernetesEngine:
     async def start(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
         primary = [ref for ref in refs if ref.replica == plan.primary.name]
         others = [ref for ref in refs if ref.replica != plan.primary.name]
-        await _each(primary, self._ungate)
+        await each(primary, self._ungate)
         if primary and others:
             await self._until_address(primary[0])
-        await _each(others, self._ungate)
+        await each(others, self._ungate)
 
     async def _ungate(self, ref: ReplicaRef) -> None:
         body = {"spec": {"schedulingGates": [{"$patch": "delete", "name": names.GATE}]}}
@@ -216,83 +208,10 @@ class KubernetesEngine:
     # -- ending -------------------------------------------------------------------------------------------------------
 
     async def stop(self, refs: Sequence[ReplicaRef], grace: float) -> None:
-        """A Pod that outlives its deadline is ended by its node, and stays with its log and exit codes; deleting it would
-        take them along. Its grace was settled when it was created, in whole seconds, of which its node gives two at least.
-        """
-        wanted = set(refs)
-        await _each(await self._at_work(wanted), self._end)
-        await self._until(wanted, self._at_work, max(grace, 2.0) + PATIENCE, "end")
-
-    async def _at_work(self, refs: set[ReplicaRef]) -> list[ReplicaRef]:
-        statuses = await self._seen(refs)
-        return [status.ref for status in statuses if status.phase in (Phase.RUNNING, Phase.WAITING)]
-
-    async def _end(self, ref: ReplicaRef) -> None:
-        body = {
-            "metadata": {"annotations": {names.STOPPED: datetime.now(UTC).isoformat(timespec="seconds")}},
-            "spec": {"activeDeadlineSeconds": 1},
-        }
-        with suppress(Missing):
-            patched = await self._api.patch("pods", ref.name, body, MERGE)
-            if not patched["spec"].get("nodeName"):  # nobody's deadline: it never ran, and now never will
-                await self._delete(ref)
+        await self._endings.stop(refs, grace)
 
     async def remove(self, refs: Sequence[ReplicaRef]) -> None:
-        wanted = set(refs)
-
-        async def one(ref: ReplicaRef) -> None:
-            await self._delete(ref, gracePeriodSeconds=0 if self._backend.force_delete else 1)
-
-        async def left(refs: set[ReplicaRef]) -> list[ReplicaRef]:
-            return [status.ref for status in await self._seen(refs)]
-
-        await _each(await left(wanted), one)
-        await self._until(wanted, left, PATIENCE, "go")
-
-    async def _delete(self, ref: ReplicaRef, **options: Any) -> None:
-        """Kueue would keep it until another one takes its place, which for us comes only after it is gone."""
-        deleted = await self._api.delete("pods", ref.name, **options)
-        if names.KUEUE_FINALIZER in deleted.get("metadata", {}).get("finalizers", ()):
-            body = {"metadata": {"$deleteFromPrimitiveList/finalizers": [names.KUEUE_FINALIZER]}}
-            with suppress(Missing):
-                await self._api.patch("pods", ref.name, body, STRATEGIC)
-
-    async def _seen(self, refs: set[ReplicaRef]) -> list[ReplicaStatus]:
-        statuses: list[ReplicaStatus] = []
-        for job_id in {ref.job_id for ref in refs}:
-            statuses += [status for status in await self.observe(job_id) if status.ref in refs]
-        return statuses
-
-    async def _until(
-        self,
-        refs: set[ReplicaRef],
-        left: Callable[[set[ReplicaRef]], Awaitable[list[ReplicaRef]]],
-        seconds: float,
-        what: str,
-    ) -> None:
-        """Wait until none is left.
-
-        :raises EngineError: some are, after this time.
-        """
-        end = time.monotonic() + seconds
-        heard = asyncio.Event()
-        listening = [self._watcher.listening(job_id, heard) for job_id in {ref.job_id for ref in refs}]
-        try:
-            for waiting in listening:
-                waiting.__enter__()
-            while True:
-                heard.clear()
-                there = await left(refs)
-                if not there:
-                    return
-                if time.monotonic() > end:
-                    raise EngineError(_still_there(there, await self._seen(set(there)), what, seconds))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN):
-                        await heard.wait()
-        finally:
-            for waiting in listening:
-                waiting.__exit__(None, None, None)
+        await self._endings.remove(refs)
 
     async def release(self, job_id: JobId) -> None:
         """The Service last: by it a job is found that has anything left."""
@@ -351,41 +270,9 @@ class _Exists(Exception):
     """It was created before."""
 
 
-async def _each(items: Sequence[T], do: Callable[[T], Awaitable[None]]) -> None:
-    """For all of them, some at once. The rest is not begun after an error; of several, a refusal counts most."""
-    errors: list[BaseException] = []
-    queue = iter(items)
-
-    async def worker() -> None:
-        for item in queue:
-            if errors:
-                return
-            try:
-                await do(item)
-            except EngineError as error:
-                errors.append(error)
-
-    await asyncio.gather(*(worker() for _ in range(min(AT_ONCE, len(items)))))
-    for error in sorted(errors, key=_weight):
-        raise error
-
-
-def _weight(error: BaseException) -> int:
-    return next((weight for weight, kind in enumerate((LaunchRefused, EngineBusy)) if isinstance(error, kind)), 2)
-
-
 def _statuses(pods: Iterable[Mapping[str, Any]]) -> list[ReplicaStatus]:
     now = time.time()
     return [status for pod in pods if (status := status_of(pod, now)) is not None]
-
-
-def _still_there(refs: Sequence[ReplicaRef], statuses: Sequence[ReplicaStatus], what: str, seconds: float) -> str:
-    nodes = {status.ref: status.node for status in statuses}
-    ref = refs[0]
-    return (
-        f"{len(refs)} Pods did not {what} within {seconds:.0f} s, the first is {ref.name} on {nodes.get(ref) or 'no node'}. If that "
-        "node is gone for good, taint it (kubectl taint node NODE node.kubernetes.io/out-of-service=lost:NoExecute), or set force_delete"
-    )
 
 
 async def _secret_env(plan: JobPlan) -> dict[str, Any]:
