@@ -22,7 +22,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,8 @@ OURS = ("generation", "attempt", "revision", "message", "states")
 this was so; why it waits; the states it has been in, each with its milliseconds since the epoch."""
 EVERY = 2.0
 """Seconds between two values of one key, unless the job's state changes."""
+SHARE, SELDOM = 5.0, 20.0
+"""A job shows itself for one part in so many of its time, but once in so many seconds."""
 REPEAT = 30.0
 """Seconds after which a value is stored again although nothing has changed: a try before this one may have written over it
 in the moment in which it was being stopped."""
@@ -59,6 +61,12 @@ MAX_STATES = 50
 
 Push = Callable[[str, Any], Awaitable[None]]
 Pull = Callable[[str], Awaitable[Any]]
+
+
+def pause_after(took: float) -> float:
+    """Seconds until the next turn, by those that the last one took: longer, the more jobs ask the same Airflow, whose answers all
+    of a triggerer's questions wait for, one after the other."""
+    return min(max(EVERY, took * SHARE), SELDOM)
 
 
 def job_document(record: JobRecord, now: float, states: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -164,14 +172,17 @@ class Publisher:
         self._news.set()
 
     async def run(self) -> None:
+        took = 0.0
         while not self._closed:
-            try:
-                async with asyncio.timeout(EVERY):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_after(took)):
                     await self._news.wait()
-            except TimeoutError:
+            started = time.monotonic()
+            if not self._news.is_set():
                 await self._push_positions()
             self._news.clear()
             await self._push_latest()
+            took = time.monotonic() - started
         await self._push_latest()
 
     async def _resume(self, pull: Pull, generation: int) -> None:

@@ -110,6 +110,15 @@ with DAG("model_deploy", schedule=[MODEL]):
 with DAG("plain", schedule=None):
     EmptyOperator(task_id="train")
 
+with DAG("group_over", schedule=None):
+
+    @task
+    def specs() -> list[dict[str, Any]]:
+        pool = job(ENDS)["jobSpec"]["workerPoolSpecs"][0]
+        return [{"displayName": name, "jobSpec": {"workerPoolSpecs": [pool]}} for name in ("small", "middle", "large")]
+
+    CustomJobTaskGroup.over(specs(), group_id="train", backend="process", deferrable=True)
+
 with DAG("detached", schedule=None):
     submit = CustomJobOperator(
         task_id="train", custom_job=job(ENDS), backend="process", wait_for_completion=False, stop_grace=0.1

@@ -250,8 +250,9 @@ class DagRun:
         ended = self._airflow.call("GET", self._path)["end_date"]
         return ended and datetime.fromisoformat(ended).timestamp()
 
-    def xcom_of(self, task_id: str, key: str = "return_value") -> Any:
-        found = self._airflow.call("GET", f"{self._path}/taskInstances/{task_id}/xcomEntries/{key}?stringify=false")
+    def xcom_of(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        where = f"{self._path}/taskInstances/{task_id}/xcomEntries/{key}"
+        found = self._airflow.call("GET", f"{where}?stringify=false&map_index={map_index}")
         return None if found is None else found["value"]
 
     def log_of(self, task: dict[str, Any]) -> list[str]:

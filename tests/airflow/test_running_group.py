@@ -31,7 +31,7 @@ def job_of(run: DagRun) -> str:
 @pytest.fixture(scope="module")
 def runs(airflow: RunningAirflow) -> dict[str, DagRun]:
     """Runs that end by themselves, all started at once."""
-    dag_ids = ("group_of_forty", "group_ends", "group_in_one_slot", "group_fails", "detached")
+    dag_ids = ("group_of_forty", "group_over", "group_ends", "group_in_one_slot", "group_fails", "detached")
     return {dag_id: airflow.run(dag_id) for dag_id in dag_ids}
 
 
@@ -102,6 +102,18 @@ def test_forty_rows_under_airflows_default_limits(runs: dict[str, DagRun]) -> No
     said = [name for name, task in tasks.items() if any("I am rank" in line for line in run.log_of(task))]
     print(f"\n{len(set(said) - {'train.run'})} of 40 rows had their replica's line")
     assert not remains("process", job_of(run))
+
+
+def test_a_group_over_three_specs_of_another_task(runs: dict[str, DagRun]) -> None:
+    run = runs["group_over"]
+    tasks = ended(run, 240)
+    assert run.state() == "success", states(tasks)
+    for index, name in enumerate(("small", "middle", "large")):
+        assert run.xcom_of("train.job", map_index=index)["display_name"] == name
+        row = tasks[f"{index}/workerpool0-0"]
+        assert [line for line in run.log_of(row) if "of rank" in line] == [
+            f"line {line} of rank 0" for line in range(10)
+        ]
 
 
 def test_a_deferred_sensor_drives_a_job_that_nobody_waits_for(runs: dict[str, DagRun]) -> None:

@@ -252,6 +252,31 @@ def test_positions_go_out_one_turn_late(monkeypatch: pytest.MonkeyPatch) -> None
 
 # -- the sweep -------------------------------------------------------------------------------------------------------------
 
+
+def test_a_job_shows_itself_the_more_seldom_the_longer_airflow_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty jobs of one triggerer must not ask more of Airflow than it answers: a question of importance would wait."""
+    monkeypatch.setattr(xcoms, "EVERY", 0.02)
+    asking: list[float] = []
+
+    async def main() -> None:
+        positions: dict[str, str] = {}
+
+        async def push(key: str, value: Any) -> None:
+            asking.append(time.monotonic())
+            await asyncio.sleep(0.1)
+
+        publisher = xcoms.Publisher(push, positions)
+        running = asyncio.create_task(publisher.run())
+        for number in range(50):
+            positions["0"] = str(number)
+            await asyncio.sleep(0.02)
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert 2 <= len(asking) <= 4
+
+
 TASK = {"installation": "here", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1"}
 
 
