@@ -78,11 +78,20 @@ def render(args: argparse.Namespace) -> int:
     elif args.format == "json":
         _print_json(backend.render(plan))
     else:
-        import yaml
-
-        plain = json.loads(json.dumps(backend.render(plan), default=list))  # YAML has no tuples
-        print(yaml.safe_dump_all(plain, sort_keys=False, allow_unicode=True, width=10**6), end="")
+        print(_yaml(json.loads(json.dumps(backend.render(plan), default=list))), end="")  # YAML has no tuples
     return exits.OK
+
+
+def _yaml(documents: list[Any]) -> str:
+    """With texts of several lines (a Dockerfile, a script) as they are."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def represent_text(self, text: str) -> yaml.ScalarNode:
+            return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+    Dumper.add_representer(str, Dumper.represent_text)
+    return str(yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**6))
 
 
 def job_or_error(args: argparse.Namespace) -> tuple[CustomJob, list[Problem]]:

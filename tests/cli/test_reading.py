@@ -158,6 +158,20 @@ def test_render_in_json_and_yaml_is_what_the_backend_renders(customjob: Command,
     assert len(bodies) == 3
 
 
+def test_render_shows_an_image_with_packages_as_a_dockerfile(customjob: Command, write: Callable[[Any], str]) -> None:
+    job = spec("true")
+    (pool,) = job["jobSpec"]["workerPoolSpecs"]
+    del pool["containerSpec"]
+    pool["pythonPackageSpec"] = {
+        "executorImageUri": "python:3.11",
+        "packageUris": ["gs://bucket/trainer-0.1.tar.gz"],
+        "pythonModule": "trainer.task",
+    }
+    done = customjob("render", "--backend", "docker", "--format", "yaml", write(job))
+    assert "dockerfile: |\n  FROM python:3.11\n" in done.out
+    assert "    pip3 install --user trainer-0.1.tar.gz\n---\ncreate: container" in done.out
+
+
 def test_render_tells_what_was_chosen(customjob: Command, write: Callable[[Any], str], tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hunter2")
