@@ -101,6 +101,11 @@ class ReplicaStatus:
     def ended(self) -> bool:
         return self.phase in (Phase.EXITED, Phase.LOST)
 
+    @property
+    def never_ran(self) -> bool:
+        """It could not be started: there is no output to wait for."""
+        return self.reason is Reason.START_ERROR and self.started_at is None
+
 
 @dataclass(frozen=True)
 class LogLine:

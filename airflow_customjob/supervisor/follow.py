@@ -172,6 +172,12 @@ class LogFollower:
                 asyncio.get_running_loop().call_soon(self._through)
                 return
 
+    def drop(self, refs: Iterable[ReplicaRef]) -> None:
+        """Follow these no longer, and wait for nothing of them: they have no output."""
+        for ref in refs:
+            if task := self._tasks.pop(ref, None):
+                task.cancel()
+
     def is_through(self, ref: ReplicaRef) -> bool:
         """Nothing of this ended replica's log is left to give."""
         return ref not in self._tasks or self._tasks[ref].done()

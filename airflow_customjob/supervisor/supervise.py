@@ -247,8 +247,10 @@ class Supervisor:
 
     async def _look(self, record: JobRecord) -> tuple[ReplicaStatus, ...]:
         statuses = await self._engine.observe(self._job_id)
-        started = [s for s in statuses if s.ref.generation == record.generation and s.phase is not Phase.CREATED]
+        ours = [s for s in statuses if s.ref.generation == record.generation and s.phase is not Phase.CREATED]
+        started = [s for s in ours if not s.never_ran]
         self.follower.follow(self._selection.of(record, started))
+        self.follower.drop(s.ref for s in ours if s.never_ran)
         exited = [s.ref for s in failing(record, started) if s.phase is Phase.EXITED]
         tails = await self.follower.tails(exited) if exited else {}
         return tuple(replace(s, last_lines=tails[s.ref]) if s.ref in tails else s for s in statuses)

@@ -163,6 +163,7 @@ def test_an_image_that_cannot_be_pulled_is_named_while_it_is_waited_for_and_give
             assert ended.state is JobState.JOB_STATE_FAILED
             assert "its node has failed to start it for 8 s: " in ended.error
             assert "127.0.0.1:1/none:404" in ended.error
+            assert not [said for said in told.said if "lines may be missing" in said], "it never had a log"
         finally:
             driving.cancel()
 
