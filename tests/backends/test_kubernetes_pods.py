@@ -118,6 +118,32 @@ def test_what_vertex_ai_calls_by_its_own_names_becomes_kubernetes() -> None:
     assert pod["spec"]["automountServiceAccountToken"] is True
 
 
+BUCKETS = [
+    ({"bucket_root": "/srv/b"}, {"hostPath": {"path": "/srv/b", "type": "DirectoryOrCreate"}}),
+    ({"bucket_root": "a-claim"}, {"persistentVolumeClaim": {"claimName": "a-claim"}}),
+    ({"gcsfuse": True}, {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": "_"}}}),
+]
+
+
+@pytest.mark.parametrize(("arguments", "source"), BUCKETS)
+def test_buckets_are_a_volume_at_gcs(arguments: dict[str, Any], source: dict[str, Any]) -> None:
+    (pod,) = pods_of(plan(container(), backend="kubernetes"), KubernetesBackend(**arguments))
+    assert {"name": "customjob-gcs", **source} in pod["spec"]["volumes"]
+    assert {"name": "customjob-gcs", "mountPath": "/gcs"} in replica_of(pod)["volumeMounts"]
+    assert ("gke-gcsfuse/volumes" in pod["metadata"]["annotations"]) == ("gcsfuse" in arguments)
+
+
+def test_a_google_key_is_a_volume_of_the_replica_alone() -> None:
+    options = JobOptions(google_credentials="/no/such/key.json")
+    made = plan(package(), backend="kubernetes", options=options)
+    (secret,) = [item for item in rendered(made).values() if item["kind"] == "Secret"]
+    (pod,) = pods_of(made)
+    assert secret["stringData"] == {"key.json": "***"}
+    assert "customjob-google" in {mount["name"] for mount in replica_of(pod)["volumeMounts"]}
+    for installer in pod["spec"]["initContainers"]:  # a package's own code runs there
+        assert "customjob-google" not in {mount["name"] for mount in installer["volumeMounts"]}
+
+
 def test_files_are_kept_once_and_put_together_again() -> None:
     made = plan(container(), container(50), backend="kubernetes", options=JobOptions(cluster_spec=ClusterSpec.FILE))
     objects = rendered(made)
