@@ -15,17 +15,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import airflow_launch, airflow_overhead, dag_parse, docker_launch, start_up
+from bench import airflow_launch, airflow_overhead, dag_parse, docker_launch, packaging, start_up
 from bench.job import ROOT, base_image, job
 
 TARGET = 1.15
-CHOICES = ("docker", "torchx", "airflow", "overhead", "parse", "start-up")
+CHOICES = ("docker", "packaging", "torchx", "airflow", "overhead", "parse", "start-up")
 NO_LAUNCH = {
     *start_up.STARTS,
     "customjob validate",
     airflow_overhead.THEIRS,
     airflow_overhead.OURS,
     *dag_parse.FILES,
+    packaging.ADDED,
 }
 Samples = dict[str, list[float]]
 
@@ -44,6 +45,10 @@ def main() -> None:
     if "docker" in chosen:
         samples |= asyncio.run(_pairs(job(options.replicas, image), options.pairs))
         _show_launches(samples, options.replicas)
+    if "packaging" in chosen:
+        for replicas in (1, options.replicas):
+            samples |= packaging.measure(image, replicas, options.peer_runs)
+        packaging.show(samples)
     if "torchx" in chosen:
         _peer(samples, "TorchX local_docker", lambda: _torchx(options.replicas, image, options.peer_runs))
     if "airflow" in chosen:
