@@ -71,7 +71,12 @@ class Page:
 
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript; a promise's once it is there."""
-        done = self("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        try:
+            done = self("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        except BrowserError as error:
+            if "navigated" not in str(error):  # the page before was still there
+                raise
+            done = self("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in done:
             raise BrowserError(json.dumps(done["exceptionDetails"])[:2000])
         return done["result"].get("value")

@@ -4,7 +4,7 @@ import { clock, duration } from "./model.js";
 
 const { createElement: h } = globalThis.React;
 
-const WIDTH = 96, HEIGHT = 22;
+const WIDTH = 76, HEIGHT = 22;
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
 
 const percent = (fraction) => `${(Math.min(1, Math.max(0, fraction)) * 100).toFixed(2)}%`;

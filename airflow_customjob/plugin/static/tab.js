@@ -17,7 +17,7 @@ const NEEDS_A_LOOK = ["failed", "lost", "waiting"];
 /** Those of a replica's words that are shown; a column without any is left out. */
 const WORDS = [
   ["Exit", (replica) => replica.exitCode],
-  ["Reason", (replica) => (replica.reason === "Completed" ? "" : replica.reason)],
+  ["Reason", (replica) => (["Completed", "Error"].includes(replica.reason) ? "" : replica.reason)], // the exit code says it
   ["Restarts", (replica) => replica.restarts || ""],
   ["Host", (replica) => replica.node],
   ["Start", (replica) => (replica.started === undefined ? "" : clock(replica.started))],
@@ -82,7 +82,7 @@ function LogOf({ replica, job, rows, isHere }) {
   return h("button", {
     type: "button", className: "cj-copy", title: command, onClick: copy, onBlur: () => tell(false),
     "aria-label": `Copy the command that shows the log of ${replica.name}`,
-  }, copied ? "copied" : "copy command");
+  }, copied ? "copied" : "command");
 }
 
 const Row = memo(function Row({ replica, job, words, scale, peaks, rows, isHere }) {
