@@ -129,7 +129,7 @@ def _show_launches(samples: Samples, replicas: int) -> None:
 def _show(samples: Samples) -> None:
     floor = median(samples[RAW]) if RAW in samples else None
     print(f"\n{'':36}{'median':>9}{'min':>9}{'max':>9}{'n':>4}{'to raw':>9}")
-    launches = [name for name in samples if name not in NO_LAUNCH]
+    launches = [name for name in samples if name not in NO_LAUNCH and not name.startswith(packaging.KINDS)]
     for name, values in samples.items():
         ratio = f"{median(values) / floor:8.2f}x" if floor and name in launches else ""
         print(f"{name:36}{median(values):7.3f} s{min(values):7.3f} s{max(values):7.3f} s{len(values):4}{ratio}")

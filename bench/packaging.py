@@ -21,6 +21,7 @@ READY = "ready"
 MODULE = f"import time; print('{READY}', flush=True); time.sleep({STAYS})"
 NAME = "customjob_bench"
 PLAIN, CACHED, PIP = "no package", "package, installed before", "pip at each start"
+KINDS = (PLAIN, CACHED, PIP)
 ADDED = "packaging of a job, installed before"
 TARGET = 0.1
 """Seconds that it may add to a job, whatever the number of its replicas."""
