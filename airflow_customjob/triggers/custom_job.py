@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.configuration import conf
@@ -47,6 +47,7 @@ class CustomJobTrigger(BaseTrigger):
         self.held = dict(held)
         self.deadline = deadline
         self._positions: dict[str, str] | None = None
+        self._once = Once(self._kill)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.{type(self).__name__}", {"held": self.held, "deadline": self.deadline}
@@ -59,7 +60,9 @@ class CustomJobTrigger(BaseTrigger):
         try:
             driver = await self._driver()
             async with driver.at_work():
-                if await self._in_time(driver) is None:
+                with self._once.begun_by_cancellation():
+                    ended = await self._in_time(driver)
+                if ended is None:
                     what = TIMED_OUT
                     await driver.cancel(
                         Canceller.OPERATOR, "The job was cancelled: its task's execution_timeout is over."
@@ -73,7 +76,7 @@ class CustomJobTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Called when somebody marked the task or cleared it, and also when it only moved to another triggerer."""
-        await to_its_end(self._kill())
+        await self._once.to_its_end()
 
     async def _kill(self) -> None:
         from airflow_customjob.backends.base import EngineError
@@ -125,15 +128,39 @@ class CustomJobTrigger(BaseTrigger):
         return Driver(client, held, log=self.log, push=push_at(where), pull=pull_at(where), positions=self._positions)
 
 
-async def to_its_end(kill: Coroutine[Any, Any, None]) -> None:
-    """Do what an ``on_kill`` has to, within Airflow's budget.
+class Once:
+    """What a trigger does when somebody has marked or cleared its task: begun once, and gone on with whatever Airflow cancels.
 
-    Airflow cancels that call once a second for as long as it lasts (3.3.2): what it has begun goes on without it.
+    Airflow cancels :meth:`run` once a second until it has ended, and its own call of ``on_kill`` with it, which may so never be
+    made (3.3.2). Only such a cancellation has a message: a triggerer that is stopped, or a timeout, has none.
+
+    :param kill: what is to be done.
     """
-    killing = asyncio.create_task(_in_budget(kill))
-    _killing.add(killing)
-    killing.add_done_callback(_killing.discard)
-    await asyncio.shield(killing)
+
+    def __init__(self, kill: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._kill = kill
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> asyncio.Task[None]:
+        if self._task is None:
+            self._task = asyncio.create_task(_in_budget(self._kill()))
+            _killing.add(self._task)
+            self._task.add_done_callback(_killing.discard)
+        return self._task
+
+    async def to_its_end(self) -> None:
+        """For ``on_kill``."""
+        await asyncio.shield(self.begin())
+
+    @contextmanager
+    def begun_by_cancellation(self) -> Iterator[None]:
+        """Inside, a cancellation by what somebody did begins it."""
+        try:
+            yield
+        except asyncio.CancelledError as cancelled:
+            if cancelled.args:
+                self.begin()
+            raise
 
 
 async def _in_budget(kill: Coroutine[Any, Any, None]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_customjob.triggers.custom_job import ASK_AGAIN, to_its_end
+from airflow_customjob.triggers.custom_job import ASK_AGAIN, Once
 
 POSITIONS_EVERY = 10.0
 """Seconds between two times that a row's place in its log is stored: there may be 200 rows."""
@@ -28,6 +28,7 @@ class ReplicaRowTrigger(BaseTrigger):
         self.run_at = dict(run)
         self.me = dict(me)
         self.row = row
+        self._once = Once(self._kill)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.{type(self).__name__}", {"run": self.run_at, "me": self.me, "row": self.row}
@@ -45,12 +46,13 @@ class ReplicaRowTrigger(BaseTrigger):
                 say=lambda text: self.log.info("%s", text),
                 positions=positions,
             )
-            end = await watch.to_its_end()
+            with self._once.begun_by_cancellation():
+                end = await watch.to_its_end()
         yield TriggerEvent(end.to_json())  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Called for a mark, a clear, and a move to another triggerer; only a row that somebody marked as failed counts."""
-        await to_its_end(self._kill())
+        await self._once.to_its_end()
 
     async def _kill(self) -> None:
         from airflow_customjob.backends.base import EngineError

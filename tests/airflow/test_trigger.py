@@ -152,6 +152,27 @@ def test_on_kill_ends_the_job_of_a_task_that_is_deferred_no_more(
     assert shows == ("JOB_STATE_CANCELLED" if state in ("failed", "success", "skipped", GONE) else None)
 
 
+@pytest.mark.parametrize(("message", "ends"), [(("by a user",), True), ((), False)])
+def test_a_cancellation_with_a_message_ends_the_job_though_on_kill_is_never_called(
+    world: FakeWorld, deferred: Deferred, airflow: Airflow, message: tuple[str, ...], ends: bool
+) -> None:
+    """Regression: Airflow cancels a trigger once a second, and with it its own call of on_kill, before that has begun."""
+    world.script("workerpool0-0", runs_for_ever())
+    deferred.start()
+    airflow.states = ["failed"]
+
+    async def main() -> None:
+        running = asyncio.create_task(anext(deferred.trigger().run()))
+        await asyncio.sleep(0.5)
+        while not running.done():
+            running.cancel(*message)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+
+    asyncio.run(main())
+    assert deferred.state() is (JobState.JOB_STATE_CANCELLED if ends else JobState.JOB_STATE_RUNNING)
+
+
 @pytest.mark.parametrize("states", [["deferred"], [UNKNOWN, UNKNOWN, "deferred"]])
 def test_on_kill_leaves_the_job_of_a_trigger_that_only_moved(
     world: FakeWorld, deferred: Deferred, airflow: Airflow, states: list[str | None]
