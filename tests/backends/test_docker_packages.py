@@ -484,6 +484,34 @@ def test_a_cancelled_job_takes_its_builder_away_unless_another_waits_for_it(tmp_
     on_docker(test)
 
 
+def test_an_installation_that_is_killed_begins_anew_once(tmp_path: Path) -> None:
+    path = wheel(tmp_path, named())
+
+    async def test(bench: Bench) -> None:
+        said: list[str] = []
+        async with built_from(path, bench) as api:
+
+            def say(line: str) -> None:
+                said.append(line)
+                if line == "Installing the package" and said.count(line) == 1:
+                    subprocess.run(["docker", "kill", *builders(path)], check=True, capture_output=True)
+
+            assert (await bench.engine.prepare(packaged(bench, path), say)).artifacts
+            assert len([line for line in said if "was killed" in line]) == 1
+            assert not of_builders(path, await api.containers(BUILDS))
+
+    on_docker(test)
+
+
+def builders(path: Path) -> list[str]:
+    """Containers that install it now, without their ways out."""
+    shown = ["docker", "ps", "--filter", "label=customjob.kind=build", "--format"]
+    lines = subprocess.run(
+        [*shown, '{{.Names}} {{.Label "customjob.packages"}}'], check=True, capture_output=True, text=True
+    ).stdout
+    return [line.split()[0] for line in lines.splitlines() if path.name in line and "-gate-" not in line]
+
+
 def test_an_installation_that_takes_too_long_is_refused(tmp_path: Path) -> None:
     path = sdist(tmp_path, named(), "import time\ndef found(): time.sleep(100)")
 

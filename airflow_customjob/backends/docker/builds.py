@@ -45,6 +45,8 @@ TOLD_LINES = 2_000
 NOT_STARTED, SLOWEST = 15.0, 2_000_000.0
 """A builder that was created and not started has lost its maker after so many seconds, and those in which the packages are
 sent to Docker at so many bytes a second."""
+KILLED = (137, 143)
+"""Exit codes of a builder that somebody stopped, as a daemon does that goes down."""
 COMMITS = 600.0
 """Seconds after which whoever was to keep what a builder installed has died over it."""
 AGAIN = 0.2
@@ -104,8 +106,8 @@ class Builds:
     @contextlib.asynccontextmanager
     async def _waiting(self, build: Build) -> AsyncIterator[None]:
         mark = f"{build.name}-waits-{secrets.token_hex(6)}"
-        await self.api.create_volume(mark, {**build.until(time.time()), WAITS_FOR: build.key})
         try:
+            await self.api.create_volume(mark, {**build.until(time.time()), WAITS_FOR: build.key})
             yield
         except asyncio.CancelledError:
             await self.api.remove_volume(mark)
@@ -117,6 +119,7 @@ class Builds:
             await self.api.remove_volume(mark)
 
     async def _build(self, build: Build, host: Host, say: Say) -> dict[str, Any]:
+        may_be_lost = True
         while True:
             found = await find(self.api, build.tag)
             if found is not None:
@@ -133,6 +136,10 @@ class Builds:
                 if committed is not None:
                     return committed
                 await asyncio.sleep(AGAIN)
+            elif may_be_lost and builder["State"]["ExitCode"] in KILLED and not builder["State"]["OOMKilled"]:
+                may_be_lost = False
+                say(f"what installed {build.names} was killed (a restart of Docker?): once more")
+                await self._remove(build.name)
             else:
                 await self._failed(build, builder)
 
