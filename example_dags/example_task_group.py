@@ -1,4 +1,4 @@
-"""One job, and a row of the grid for each of its replicas.
+"""Distributed training as a group of tasks: one job, and a row of the grid for each of its replicas.
 
 ``train`` is a group of tasks: its ``run`` owns the job, and beside it each replica has a row with its own log, state and
 duration. Rows hold no worker slot, so a job of any size runs on a small Airflow. ``announce`` waits for the job's state as
@@ -10,13 +10,14 @@ another DAG would, and ``report`` reads the CustomJob that the group returns.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from airflow.sdk import DAG, Param, task
 
 from airflow_customjob import CustomJobSensor, CustomJobTaskGroup
 
-# The job ends with its primary, which therefore waits a little for the others.
-WORK = 'for epoch in 1 2 3; do echo "epoch $epoch of 3 on rank $RANK"; sleep 1; done; [ "$RANK" != 0 ] || sleep "$PATIENCE"'
+# What each replica runs. In earnest it is in the image.
+TRAIN = (Path(__file__).parent / "averaging" / "train.py").read_text()
 
 
 def pool(replicas: int) -> dict:
@@ -25,9 +26,8 @@ def pool(replicas: int) -> dict:
         "replicaCount": replicas,
         "containerSpec": {
             "imageUri": "python:3.11-slim",
-            "command": ["sh", "-c"],
-            "args": [WORK],
-            "env": [{"name": "PATIENCE", "value": "{{ params.patience }}"}],
+            "command": ["python3", "-c", TRAIN],
+            "env": [{"name": "EPOCHS", "value": "{{ params.epochs }}"}],
         },
     }
 
@@ -45,13 +45,13 @@ with DAG(
     schedule="@daily",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
-    params={"patience": Param(1, type="integer", minimum=0, description="Seconds that the primary waits at its end")},
+    params={"epochs": Param(50, type="integer", minimum=1, description="Passes over the data")},
     tags=["example", "customjob"],
 ) as dag:
     train = CustomJobTaskGroup(
         group_id="train",
         custom_job={
-            "displayName": "rows",
+            "displayName": "line",
             "jobSpec": {
                 # The numbers of replicas stand here, so each pool is a group of its own in the grid.
                 "workerPoolSpecs": [pool(1), pool(2)],
