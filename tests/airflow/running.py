@@ -86,7 +86,7 @@ class RunningAirflow:
         try:
             for name in COMPONENTS:
                 self.start(name)
-            wait_for("a healthy Airflow", self._is_healthy, 120, 0.2)
+            wait_for("a healthy Airflow", self._is_healthy, 240, 0.2)
             yield
         finally:
             for name in list(self._processes):
@@ -155,7 +155,7 @@ class RunningAirflow:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         request = urllib.request.Request(url, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=90) as answer:
                 return json.load(answer) if answer.status != 204 else None
         except urllib.error.HTTPError as error:
             if error.code == 404:
@@ -204,14 +204,14 @@ class DagRun:
         return None if found is None else found["value"]
 
     def job_id(self) -> str:
-        return wait_for("XCom custom_job_id", lambda: self.xcom("custom_job_id"), every=0.2)
+        return wait_for("XCom custom_job_id", lambda: self.xcom("custom_job_id"), 180, 0.2)
 
     def job_state(self) -> str:
         return str((self.xcom("custom_job") or {}).get("state"))
 
     def wait_until_running(self) -> str:
         """Until the job runs, as its live XCom says; gives its id."""
-        wait_for("a running job", lambda: self.job_state() == "JOB_STATE_RUNNING", every=0.2)
+        wait_for("a running job", lambda: self.job_state() == "JOB_STATE_RUNNING", 180, 0.2)
         return self.job_id()
 
     def tasks(self) -> dict[str, dict[str, Any]]:
