@@ -29,9 +29,10 @@ with DAG("mapped") as mapped:
     ).expand(custom_job=[job("one", 1), job("two", 1)])
 
 
-def test_jobs_take_no_second(fake_jobs):
+def test_nothing_is_waited_for(fake_jobs):
     fake_jobs.run(dag)
-    assert sum(job.record.end_time - job.record.create_time for job in fake_jobs.jobs()) < 1
+    took = sum(job.record.end_time - job.record.create_time for job in fake_jobs.jobs())
+    assert took < 5, "0.1 s on an idle machine"
 
 
 def test_a_mapped_task_is_tried_again_at_once(fake_jobs):
@@ -56,6 +57,7 @@ def test_jobs_are_of_one_test(fake_jobs):
 
 @pytest.mark.airflow
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_guides_tests_pass(root: Path, tmp_path: Path) -> None:
     files = dict(FILE.findall((root / "docs/guide/testing-dags.md").read_text()))
     assert set(files) == {"conftest.py", "dags/training.py", "tests/test_training.py"}
@@ -69,7 +71,7 @@ def test_the_guides_tests_pass(root: Path, tmp_path: Path) -> None:
         env=environ | {"HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=380,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 passed" in done.stdout
