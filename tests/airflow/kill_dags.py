@@ -1,5 +1,5 @@
 """DAGs that are killed in every way, named ``{kind}_{task or group}_{mode}_{backend}``; each runs one job for ever, of two replicas.
-Those that count end by themselves, after two minutes."""
+Those that count end when there is a file ``stop`` in AIRFLOW_HOME."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ for number in itertools.count():
     time.sleep(0.2)
 """
 COUNTS = """
-import time
-for number in range(300):
+import itertools, os, time
+for number in itertools.count():
     print(f"tick {number}", flush=True)
     time.sleep(0.4)
+    if os.path.exists(os.environ.get("AIRFLOW_HOME", "") + "/stop"):
+        break
+print(f"last {number}", flush=True)
 """
 IGNORES = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
