@@ -39,7 +39,7 @@ class KillPath:
     do: Callable[[Case], None] | None
     job: str
     states: tuple[str, ...]
-    within: float = 30.0
+    within: float = 60.0
     modes: tuple[str, ...] = ("sync", "deferred")
     whos: tuple[str, ...] = ("task", "group")
 
