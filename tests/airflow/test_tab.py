@@ -58,7 +58,7 @@ def plain(airflow: RunningAirflow) -> DagRun:
 def watched(airflow: RunningAirflow) -> Iterator[DagRun]:
     """A group of three replicas that runs until it is stopped."""
     run = airflow.run("group_ticks")
-    wait_for("a job", lambda: run.xcom_of("train.run", "custom_job_replicas"), 90, 0.5)
+    wait_for("a job", lambda: run.xcom_of("train.run", "custom_job_replicas"), 150, 0.5)
     yield run
     run.end("failed")
 
@@ -200,9 +200,9 @@ def test_two_hundred_replicas_are_read_at_a_glance(plain: DagRun, page: Page) ->
     assert "OOMKilled" in page.text(".cj table")
     assert page.text(".cj-filter") == "200 replicas\nfailed 1\nstopped 199"
     page.click(".cj-about button")
-    wait_for("all rows", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 200, 10)
+    wait_for("all rows", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 200, 30)
     page.click(".cj-filter button")
-    wait_for("the failed one alone", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 1, 10)
+    wait_for("the failed one alone", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 1, 30)
     assert not page.run("document.documentElement.scrollWidth > innerWidth")
 
     assert page.run("document.querySelector('.cj h2').innerText").startswith(NASTY)
@@ -221,7 +221,7 @@ def test_it_is_dark_where_airflow_is(plain: DagRun, page: Page) -> None:
         page.run(f"localStorage.setItem('theme', {'dark' if is_dark else 'light'!r})") if looks else None
         page.open(plain.page("train", "/plugin/customjob"))
         page.wait_for_text("FAILED")
-        looks.append([page.run(LIGHTNESS % look) for look in ("'.cj th')).color", "'body')).backgroundColor")])
+        looks.append([page.run(LIGHTNESS % look) for look in ("'.cj h2')).color", "'.cj button')).backgroundColor")])
     (ink, paper), (dark_ink, dark_paper) = looks
     assert ink < 100 < paper
     assert dark_paper < 100 < dark_ink
