@@ -41,15 +41,22 @@ def install_commands(
     return (*pip, "--upgrade", "--force-reinstall", "--no-deps", filename), (*pip, filename)
 
 
-def installer() -> tuple[str, ...]:
+def installer(only_user_base: bool = False) -> tuple[str, ...]:
     """uv where the image has it and may write beside its Python; else pip, for the user as Vertex AI's executor does.
 
     A virtual environment has no packages of a user.
+
+    :param only_user_base: nothing else of this container will be there when the job runs.
     """
     uv = shutil.which("uv")
-    if uv and os.access(sysconfig.get_path("purelib"), os.W_OK):
+    if uv and not only_user_base and os.access(sysconfig.get_path("purelib"), os.W_OK):
         return (uv, "pip", "install", "--break-system-packages", "--python", sys.executable)
     where = ("--user",) if site.ENABLE_USER_SITE else ()
+    if only_user_base and not where:
+        raise Refusal(
+            f"{sys.executable} of the executor image is a virtual environment's, which has no packages of a user: put a "
+            "python3 without one first on its PATH, or the packages into the image"
+        )
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
         return (*_pip_of(shutil.which("python3"), shutil.which("pip3")), "install", *where)
     raise Refusal(
@@ -64,15 +71,16 @@ def _pip_of(python: str | None, pip: str | None) -> tuple[str, ...]:
     return ("pip3",) if together else (sys.executable, "-m", "pip")
 
 
-def environment(folder: str, indexes: list[str], certificates: str | None) -> dict[str, str]:
+def environment(work: str, indexes: list[str], certificates: str | None) -> dict[str, str]:
     """Of the installer: what is cached or unpacked on the way stays out of the image.
 
+    :param work: a folder to write to.
     :param indexes: where to look for packages, the first one in place of PyPI; empty: where the image says.
     :param certificates: a file of authorities to trust; None: the image's own.
     """
     ours = {
         "PYTHONUSERBASE": USER_BASE,
-        "TMPDIR": os.path.join(folder, "tmp"),
+        "TMPDIR": os.path.join(work, "tmp"),
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_CACHE_DIR": "1",
@@ -102,8 +110,13 @@ def main(folder: str) -> None:
     os.umask(0o022)
     if order["gate"]:
         _wait_for(order["gate"])
-    env = environment(folder, order["indexes"], order["certificates"])
-    pip = installer()
+    work = order.get("work", folder)
+    for name in ("out", "tmp"):
+        os.makedirs(os.path.join(work, name), exist_ok=True)
+    for package, pieces in order.get("parts", {}).items():
+        _join(package, [os.path.join(folder, piece) for piece in pieces])
+    env = environment(work, order["indexes"], order["certificates"])
+    pip = installer(order.get("only_user_base", False))
     before = _installed(env)
     for package in order["packages"]:
         print("Installing the package", flush=True)
@@ -111,8 +124,18 @@ def main(folder: str) -> None:
             print("Running command: " + " ".join(map(shlex.quote, command)), flush=True)
             _run(command, env, os.path.dirname(os.path.join(folder, package)), end, order["seconds"])
     news = {name: version for name, version in _installed(env).items() if before.get(name) != version}
-    with open(os.path.join(folder, "out", "installed.json"), "w", encoding="utf-8") as file:
+    if order.get("compile"):
+        _compile(env)
+    with open(os.path.join(work, "out", "installed.json"), "w", encoding="utf-8") as file:
         json.dump(news, file)
+
+
+def _join(package: str, pieces: list[str]) -> None:
+    os.makedirs(os.path.dirname(package), exist_ok=True)
+    with open(package, "wb") as file:
+        for piece in pieces:
+            with open(piece, "rb") as part:
+                shutil.copyfileobj(part, file)
 
 
 def _wait_for(port: int) -> None:
@@ -139,6 +162,12 @@ def _run(command: tuple[str, ...], env: dict[str, str], cwd: str, end: float, se
         ) from None
     if code:
         sys.exit(code if code > 0 else 128 - code)
+
+
+def _compile(env: dict[str, str]) -> None:
+    """Byte code that does not go by the times of files, which the image will not have."""
+    command = (sys.executable, "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", USER_BASE)
+    subprocess.run(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def _installed(env: dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ NODE_IP=10.$((234 + INSTANCE)).0.1 # the bridge's: node, API server and DNS
 NODE_SERVICES=10.$((86 + INSTANCE)).0.0/16
 NODE_API_SERVICE=10.$((86 + INSTANCE)).0.1 # "kubernetes.default": the first of them
 NODE_PORT=$((6443 + INSTANCE * 10))        # the API server's
+NODE_REGISTRY=$NODE_IP:5005                # where a test may have a registry without TLS
 NODE_OTHER_PORTS=$((26400 + INSTANCE * 20))
 NODE_RUN=/run/customjob-kubernetes-$INSTANCE # sockets and mounts: short paths
 NODE_DATA=/var/lib/customjob-kubernetes-$INSTANCE
@@ -20,7 +21,7 @@ NODE_CGROUP=/customjob-kubernetes-$INSTANCE
 # -- making it, once ------------------------------------------------------------------------------------------------
 
 node_build() {
-  apt_install runc containernetworking-plugins iptables iproute2 openssl ca-certificates procps python3 gcc libc6-dev
+  apt_install runc containernetworking-plugins iptables iproute2 openssl ca-certificates procps python3 gcc libc6-dev docker-registry
   local version=k8s.io/component-base/version containerd=github.com/containerd/containerd/cmd program
   node_compile programs "Kubernetes $KUBE_VERSION (about ten minutes, once)" -ldflags "-s -w -X $version.gitVersion=v$KUBE_VERSION \
     -X $version.gitMajor=1 -X $version.gitMinor=${KUBE_VERSION:2:2} -X $version.gitTreeState=clean -X $version.gitCommit=$(printf '0%.0s' {1..40})" .
@@ -206,7 +207,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "$KUBE_STATE/registries"
 TEXT
+  mkdir -p "$KUBE_STATE/registries/$NODE_REGISTRY"
+  printf '[host."http://%s"]\n  capabilities = ["pull", "resolve"]\n' "$NODE_REGISTRY" >"$KUBE_STATE/registries/$NODE_REGISTRY/hosts.toml"
   cat >"$KUBE_STATE/cni/10-bridge.conflist" <<TEXT
 {"cniVersion": "0.4.0", "name": "$NODE_TAG", "plugins": [
   {"type": "bridge", "bridge": "$NODE_BRIDGE", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": $(cat "/sys/class/net/$NODE_BRIDGE/mtu"),

@@ -299,56 +299,6 @@ def test_a_namespace_with_rules_for_each_container_is_kept_to(namespace: str) ->
     assert_only_records_are_left(namespace)
 
 
-def test_a_python_package_is_installed_once_in_each_pod_and_run(namespace: str, tmp_path: Path) -> None:
-    folder = tmp_path / "src"
-    (folder / "greeter").mkdir(parents=True)
-    (folder / "greeter" / "__init__.py").write_text("")
-    (folder / "greeter" / "task.py").write_text("import sys\nprint('hello', *sys.argv[1:])\n")
-    wheel = tmp_path / "greeter-1.0+local-py3-none-any.whl"
-    make_wheel(wheel, folder)
-    task = {
-        "executorImageUri": IMAGE,
-        "packageUris": [str(wheel)],
-        "pythonModule": "greeter.task",
-        "args": ["$(RANK_IS_UNSET)", "you"],
-    }
-    package = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1, "pythonPackageSpec": task}
-    ended, told = run(namespace, job_of(package))
-    assert ended.state is JobState.JOB_STATE_SUCCEEDED, (ended.error, told.texts)
-    lines = told.of("workerpool0-0")
-    assert lines[0].startswith("Running command: python3 -m pip install --user --upgrade --force-reinstall --no-deps")
-    assert lines[-1] == "hello $(RANK_IS_UNSET) you"
-    assert_only_records_are_left(namespace)
-
-
-def make_wheel(path: Path, source: Path) -> None:
-    import zipfile
-
-    info = "greeter-1.0+local.dist-info"
-    with zipfile.ZipFile(path, "w") as wheel:
-        for file in sorted(source.rglob("*.py")):
-            wheel.write(file, file.relative_to(source))
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: greeter\nVersion: 1.0+local\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
-
-
-def test_a_package_that_cannot_be_installed_shows_pips_words(namespace: str, tmp_path: Path) -> None:
-    broken = tmp_path / "broken-1.0-py3-none-any.whl"
-    make_wheel(broken, tmp_path)
-    task = {"executorImageUri": IMAGE, "packageUris": [str(broken)], "pythonModule": "broken.task"}
-    package = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1, "pythonPackageSpec": task}
-    ended, told = run(namespace, job_of(package))
-    assert ended.state is JobState.JOB_STATE_FAILED
-    assert "its init container packages failed" in ended.error
-    assert any(
-        "Invalid wheel" in text or "not a zip file" in text.lower() or "invalid" in text.lower() for text in told.texts
-    )
-    assert_only_records_are_left(namespace)
-
-
 # -- who dies, and what is found ------------------------------------------------------------------------------------
 
 

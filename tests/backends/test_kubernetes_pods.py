@@ -25,6 +25,7 @@ from airflow_customjob.backends.kubernetes.reasons import Reasons
 from airflow_customjob.backends.kubernetes.refusals import quantity, refusal
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.backends.kubernetes.template import merged
+from airflow_customjob.packaging.install import USER_BASE
 from airflow_customjob.plan.types import ClusterSpec, JobId, JobOptions, JobPlan
 from tests.plan.requests import JOB, container, package, plan
 
@@ -174,7 +175,7 @@ def test_packages_are_installed_before_the_replica_starts() -> None:
     pod = pods_of(plan(package(), backend="kubernetes"))[0]
     assert [init["name"] for init in pod["spec"]["initContainers"]] == ["packages"]
     assert replica_of(pod)["command"] == ["python3", "-m", "trainer.task"]
-    assert {"name": "PYTHONUSERBASE", "value": manifests.WORK} in replica_of(pod)["env"]
+    assert {"name": "PYTHONUSERBASE", "value": USER_BASE} in replica_of(pod)["env"]
 
 
 def test_no_autoscaler_takes_a_node_away_unless_the_user_lets_it() -> None:

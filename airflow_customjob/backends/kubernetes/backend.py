@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 from airflow_customjob.backends.base import Engine
+from airflow_customjob.backends.indexes import check_indexes
 from airflow_customjob.plan.capabilities import capabilities_of
 from airflow_customjob.plan.types import Capabilities, JobPlan
 
@@ -41,6 +42,13 @@ class KubernetesBackend:
     :param bucket_root: what replicas see under ``/gcs``, where ``gs://bucket/x`` is ``/gcs/bucket/x`` as on Vertex AI: the name of a
         PersistentVolumeClaim, or the absolute path of a folder of each node.
     :param gcsfuse: mount there all buckets that the replicas' ServiceAccount may see, by GKE's Cloud Storage FUSE driver.
+    :param registry: a repository for images with Python packages in them (``registry.example/team/customjob``), which are made
+        once in the cluster and pulled by each node. None: each replica installs its packages for itself.
+    :param registry_secret: a Secret of the namespace (``kubernetes.io/dockerconfigjson``) whose login may write to that
+        repository and read the executor image. Nodes pull with their own rights, or with ``image_pull_secrets``.
+    :param registry_plain_http: that registry has no TLS.
+    :param index_urls: where packages are looked for, the first one in place of PyPI: URLs without a password.
+    :param build_timeout: seconds that an installation may take.
     :param cluster_domain: the cluster's DNS domain.
     :param share_processes: the containers of a Pod share one process namespace. A replica's command is then not process 1,
         to which signals do nothing that it does not handle: SIGTERM would be ignored, a crash by SIGABRT go unseen.
@@ -64,6 +72,11 @@ class KubernetesBackend:
     shm_size: str | None = None
     bucket_root: str | None = None
     gcsfuse: bool = False
+    registry: str | None = None
+    registry_secret: str | None = None
+    registry_plain_http: bool = False
+    index_urls: tuple[str, ...] = ()
+    build_timeout: float = 3600.0
     cluster_domain: str = "cluster.local"
     share_processes: bool = True
     force_delete: bool = False
@@ -73,8 +86,11 @@ class KubernetesBackend:
     def __post_init__(self) -> None:
         if self.bucket_root and self.gcsfuse:
             raise ValueError("KubernetesBackend: bucket_root and gcsfuse both say what /gcs is: keep one of them")
-        secrets: Any = self.image_pull_secrets
-        object.__setattr__(self, "image_pull_secrets", (secrets,) if isinstance(secrets, str) else tuple(secrets))
+        for name in ("image_pull_secrets", "index_urls"):
+            values: Any = getattr(self, name)
+            object.__setattr__(self, name, (values,) if isinstance(values, str) else tuple(values))
+        _check_registry(self.registry)
+        _check_indexes(self.index_urls)
         for name in _MAPPINGS:  # as text, so that equal configurations are equal and can be dictionary keys
             value = getattr(self, name)
             if isinstance(value, Mapping):
@@ -125,6 +141,29 @@ class KubernetesBackend:
         from airflow_customjob.backends.kubernetes.manifests import manifests_of
 
         return manifests_of(plan, self)
+
+
+def _check_registry(registry: str | None) -> None:
+    host, _, repository = (registry or "host.example/x").partition("/")
+    if (
+        "://" in (registry or "")
+        or not repository
+        or ":" in repository
+        or not ("." in host or ":" in host or host == "localhost")
+    ):
+        raise ValueError(
+            f"KubernetesBackend: registry is {registry!r}: expected a repository without a tag, as registry.example/team/customjob"
+        )
+
+
+def _check_indexes(urls: Iterable[str]) -> None:
+    check_indexes(urls)
+    for number, url in enumerate(urls):
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"KubernetesBackend: index_urls[{number}] is {url!r}: an index with a password is not supported on Kubernetes, where "
+                "code of packages would see it; name a proxy inside the cluster that adds the password"
+            )
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -17,11 +16,12 @@ from airflow_customjob.backends.base import (
     LogLine,
     ReplicaRef,
     ReplicaStatus,
+    Retention,
     Say,
     StoredRecord,
     Usage,
 )
-from airflow_customjob.backends.kubernetes import manifests, names, permissions
+from airflow_customjob.backends.kubernetes import builds, manifests, names, packages, permissions
 from airflow_customjob.backends.kubernetes.api import STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.at_once import each
 from airflow_customjob.backends.kubernetes.endings import Endings
@@ -44,8 +44,6 @@ ADDRESS_WAIT = 5.0
 one is remembered as missing for up to half a minute."""
 REST = 0.001
 """Seconds, for each Pod of a job, between two looks at it: while thousands of them start, one event would follow the other."""
-MAX_PACKAGES = 1_000_000
-"""Bytes of a pool's packages, all together; a Secret takes 1 MiB."""
 
 
 class KubernetesEngine:
@@ -58,6 +56,7 @@ class KubernetesEngine:
         self._watcher = Watcher(api)
         self._records = Records(api)
         self._reasons = Reasons(api)
+        self._builds = builds.Builds(api, backend, manifests.template_of(backend))
         self._endings = Endings(api, self._watcher, self.observe, forcibly=backend.force_delete)
         self._identity = ""
         self._rests_until: dict[JobId, float] = {}
@@ -83,11 +82,31 @@ class KubernetesEngine:
     async def prepare(self, plan: JobPlan, say: Say) -> Prepared:
         artifacts, notes = {}, []
         for pool in plan.pools:
-            packages = await _packages(pool, say)
-            path = [content_key(pool.image, packages)[:24], *(package.filename for package in packages)]
-            artifacts[str(pool.index)] = "/".join(path) if packages else pool.image
-            notes += [f"{package.uri} sha256:{package.sha256}" for package in packages]
+            fetched = await self._packages(pool, say)
+            path = [content_key(pool.image, fetched)[:24], *(package.filename for package in fetched)]
+            artifacts[str(pool.index)] = "/".join(path) if fetched else pool.image
+            notes += [f"{package.uri} sha256:{package.sha256}" for package in fetched]
+            if fetched and self._backend.registry:
+                built = await self._builds.image(pool.image, fetched, say)
+                artifacts[str(pool.index)] = built.image
+                notes += [f"installed {built.versions}"] if built.versions else []
         return Prepared(artifacts=artifacts, notes=tuple(dict.fromkeys(notes)))
+
+    async def _packages(self, pool: PoolPlan, say: Say) -> tuple[Fetched, ...]:
+        """:raises LaunchRefused: one cannot be had, or they are too large to be brought into the cluster."""
+        if pool.package is None:
+            return ()
+        try:
+            fetched = await fetch(pool.package.uris, say, gcp_conn_id=pool.package.gcp_conn_id)
+        except PackageError as error:
+            raise LaunchRefused(error.message) from error
+        builds.check_size(pool, fetched, in_an_image=bool(self._backend.registry))
+        return fetched
+
+    async def _archives(self, plan: JobPlan, pool: PoolPlan) -> dict[str, Any]:
+        fetched = await self._packages(pool, _mute)
+        archives = [await asyncio.to_thread(package.path.read_bytes) for package in fetched]
+        return packages.archives_of(plan, pool, archives, self._backend)
 
     async def create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
         anchor = await self._records.config_map(plan.job_id)
@@ -108,7 +127,7 @@ class KubernetesEngine:
         already, what cannot be had a second time (a package's file, a variable of another process) has been brought before.
         """
         config_maps = manifests.files(plan)
-        packaged = [pool for pool in plan.pools if pool.package is not None]
+        packaged = [pool for pool in plan.pools if pool.package is not None and not packages.is_built(plan, pool)]
         if not (len(plan.replicas) > 1 or config_maps or packaged or manifests.secret_names(plan)):
             return
         fresh = await self._create_once("services", manifests.service(plan), owner, "the job's Service")
@@ -117,7 +136,7 @@ class KubernetesEngine:
         secrets: list[tuple[str, Callable[[], Awaitable[dict[str, Any]]]]] = []
         if manifests.secret_names(plan):
             secrets.append(("the Secret of secret_env", partial(_secret_env, plan)))
-        secrets += [(f"the Secret of {pool.name}'s packages", partial(_package, plan, pool)) for pool in packaged]
+        secrets += [(f"the Secret of {pool.name}'s packages", partial(self._archives, plan, pool)) for pool in packaged]
         for what, make in secrets:
             try:
                 secret = await make()
@@ -223,6 +242,9 @@ class KubernetesEngine:
         await self._api.delete_all("configmaps", others)
         await self._api.delete("services", names.object_name(job_id))
 
+    async def prune(self, retention: Retention, in_use: Collection[str], now: float, *, dry_run: bool) -> Sequence[str]:
+        return await builds.prune(self._api, retention, in_use, now, dry_run=dry_run)
+
     # -- records ------------------------------------------------------------------------------------------------------
 
     async def read_record(self, job_id: JobId) -> StoredRecord | None:
@@ -281,28 +303,5 @@ async def _secret_env(plan: JobPlan) -> dict[str, Any]:
     return manifests.secret_env(plan, values | ({manifests.KEY_FILE: key} if key else {}))
 
 
-async def _package(plan: JobPlan, pool: PoolPlan) -> dict[str, Any]:
-    packages = await _packages(pool, _mute)
-    return manifests.package(plan, pool, [base64.b64encode(item.path.read_bytes()).decode() for item in packages])
-
-
 def _mute(line: str) -> None:
     pass
-
-
-async def _packages(pool: PoolPlan, say: Say) -> tuple[Fetched, ...]:
-    """:raises LaunchRefused: one cannot be had, or they are too large to be carried by the cluster's own database."""
-    if pool.package is None:
-        return ()
-    try:
-        packages = await fetch(pool.package.uris, say, gcp_conn_id=pool.package.gcp_conn_id)
-    except PackageError as error:
-        raise LaunchRefused(error.message) from error
-    size = sum(package.size for package in packages)
-    if size > MAX_PACKAGES:
-        uris = ", ".join(package.uri for package in packages)
-        raise LaunchRefused(
-            f"the packages of {pool.name} have {size:,} bytes ({uris}); up to {MAX_PACKAGES:,} can be brought to Pods by a "
-            "Secret: put them into the executor image, or install them from an index by a small package that depends on them"
-        )
-    return packages

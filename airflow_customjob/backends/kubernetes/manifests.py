@@ -6,15 +6,14 @@ import json
 import math
 import os.path
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends.base import ReplicaRef
-from airflow_customjob.backends.kubernetes import names
+from airflow_customjob.backends.kubernetes import names, packages
 from airflow_customjob.backends.kubernetes.template import merged
-from airflow_customjob.packaging import install_commands
+from airflow_customjob.packaging.install import USER_BASE
 from airflow_customjob.plan.environment import GCS, GOOGLE_KEY
 from airflow_customjob.plan.types import JobPlan, PoolPlan, ReplicaPlan
 
@@ -25,9 +24,8 @@ LAUNCH_BUDGET = 3600
 MARGIN = 300
 """Seconds that a Pod may live beyond the job's timeout before its node ends it, if no supervisor is left to do so: the
 timeout runs from when all replicas run, the Pod's own clock from when its node has taken it."""
-WORK, PARTS = "/opt/customjob/packages", "/opt/customjob/parts"
-"""Folders in a replica: installed packages, and the pieces that files are made of."""
-ARCHIVES = "/opt/customjob/archives"
+PARTS = "/opt/customjob/parts"
+"""Folder in a replica: the pieces that files are made of."""
 KEY_FILE = os.path.basename(GOOGLE_KEY)
 REDACTED = "***"
 _SIZES = frozenset({"cpu", "memory", "node_selector"})
@@ -93,25 +91,6 @@ def secret_env(plan: JobPlan, values: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def package(plan: JobPlan, pool: PoolPlan, archives: Iterable[str]) -> dict[str, Any]:
-    """:param archives: base64 of each package, in order."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": _package_name(plan, pool),
-            "labels": names.job_labels(plan.job_id, names.PACKAGE),
-            "annotations": {names.DIGEST: plan.prepared.artifacts.get(str(pool.index), "")},
-        },
-        "data": {str(number): archive for number, archive in enumerate(archives)},
-    }
-
-
-def archive_names(plan: JobPlan, pool: PoolPlan) -> list[str]:
-    """File names of a pool's packages, as :meth:`prepare` settled them."""
-    return plan.prepared.artifacts.get(str(pool.index), "").split("/")[1:]
-
-
 def owned(manifest: dict[str, Any], owner: str | None) -> dict[str, Any]:
     """:param owner: uid of the job's record; what it owns goes with it."""
     if owner is None:
@@ -129,10 +108,6 @@ def _config_map(plan: JobPlan, name: str, kind: str, data: dict[str, str]) -> di
 
 def _secret_name(plan: JobPlan) -> str:
     return names.object_name(plan.job_id, plan.generation, "env")
-
-
-def _package_name(plan: JobPlan, pool: PoolPlan) -> str:
-    return names.object_name(plan.job_id, plan.generation, names.PACKAGE, pool.index)
 
 
 def _files_name(plan: JobPlan, number: int) -> str:
@@ -180,7 +155,7 @@ def pods(
         plan,
         backend,
         namespace,
-        _template(backend),
+        template_of(backend),
         backend.mapping("machine_types"),
         backend.mapping("labels"),
         backend.mapping("annotations"),
@@ -282,16 +257,15 @@ def _parts(
     if replica.files:
         installers.append(_file_maker(context, replica, pool, mounts, mount))
     if pool.package is not None:
-        work = mount("customjob-packages", WORK, emptyDir={})
-        mounts.append(work)
-        archives = [{"key": str(number), "path": name} for number, name in enumerate(archive_names(plan, pool))]
-        secret: dict[str, Any] = {"secretName": _package_name(plan, pool), "items": archives}
-        installers.append(_installer(plan, pool, env, [work, mount("customjob-archives", ARCHIVES, secret=secret)]))
+        if not packages.is_built(plan, pool):
+            volumes += packages.volumes_of(plan, pool)
+            mounts.append(packages.installed())
+            installers.append(packages.installer(pool.image, env))
         env = [variable for variable in env if variable["name"] != "PYTHONUSERBASE"]
-        env.append({"name": "PYTHONUSERBASE", "value": WORK})
+        env.append({"name": "PYTHONUSERBASE", "value": USER_BASE})
     container: dict[str, Any] = {
         "name": names.CONTAINER,
-        "image": pool.image,
+        "image": packages.image_of(plan, pool),
         "env": env,
         "resources": _resources(context, pool),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -314,28 +288,6 @@ def _buckets(backend: KubernetesBackend) -> dict[str, Any]:
     return {"persistentVolumeClaim": {"claimName": backend.bucket_root}}
 
 
-def _installer(
-    plan: JobPlan, pool: PoolPlan, env: list[dict[str, Any]], mounts: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Installs the packages as Vertex AI's executor does, into a folder that the replica then has."""
-    steps = ["set -e"]
-    for archive in archive_names(plan, pool):
-        for command in install_commands(f"{ARCHIVES}/{archive}", ("python3", "-m", "pip", "install", "--user")):
-            steps += [f"echo {shlex.quote('Running command: ' + shlex.join(command))}", shlex.join(command)]
-    ours = {"PYTHONUSERBASE": WORK, "PIP_BREAK_SYSTEM_PACKAGES": "1", "PIP_NO_WARN_SCRIPT_LOCATION": "1"}
-    return {
-        "name": names.INSTALLER,
-        "image": pool.image,
-        "command": ["sh", "-c", literal("\n".join(steps))],
-        "env": [
-            *(variable for variable in env if variable["name"] not in ours),
-            *({"name": name, "value": value} for name, value in ours.items()),
-        ],
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts,
-    }
-
-
 def _file_maker(
     context: _Context, replica: ReplicaPlan, pool: PoolPlan, mounts: list[dict[str, Any]], mount: Any
 ) -> dict[str, Any]:
@@ -356,7 +308,7 @@ def _file_maker(
         )
     return {
         "name": names.FILES,
-        "image": pool.image,
+        "image": packages.image_of(plan, pool),
         "command": ["sh", "-c", "\n".join(steps)],
         "env": env,
         "volumeMounts": [*inside.values(), *parts],
@@ -394,7 +346,7 @@ def _group(plan: JobPlan, ref: ReplicaRef, backend: KubernetesBackend) -> tuple[
     )
 
 
-def _template(backend: KubernetesBackend) -> dict[str, Any]:
+def template_of(backend: KubernetesBackend) -> dict[str, Any]:
     template = backend.mapping("pod_template")
     template = {key: value for key, value in template.items() if key in ("metadata", "spec")}
     containers = template.get("spec", {}).get("containers")

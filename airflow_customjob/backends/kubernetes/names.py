@@ -33,13 +33,15 @@ GATE = f"{PREFIX}/gang"
 KUEUE_GATE, KUEUE_FINALIZER = "kueue.x-k8s.io/admission", "kueue.x-k8s.io/managed"
 """What Kueue holds a Pod back by, and keeps it by until somebody replaces it or its whole group has succeeded."""
 
-RECORD, NETWORK, FILES, PACKAGE, SECRET = "record", "network", "files", "package", "secret"
+RECORD, NETWORK, FILES, PACKAGE, SECRET, BUILD = "record", "network", "files", "package", "secret", "build"
 """What the label ``kind`` says of objects that are no replicas."""
 
 CONTAINER = "replica"
 """The replica's own container; any other one of its Pod is a sidecar of ``pod_template``."""
 INSTALLER = "packages"
 """The init container that installs a Python package."""
+APPENDER = "image"
+"""The container of a builder that makes an image of what was installed."""
 
 
 def object_name(job_id: JobId, *parts: object) -> str:

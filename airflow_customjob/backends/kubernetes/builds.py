@@ -1,0 +1,284 @@
+"""Images with Python packages in them, made in the cluster: one for each content key, built once, then reused.
+
+The Pod that builds has a name that follows from the key, so there is one at a time, whoever asks; whoever asks while it is at
+work waits for it. A ConfigMap of the same name remembers the image: a job that finds one makes one call, whatever its size.
+Who waits leaves a mark on the Pod, so that the last one whose job is cancelled takes it away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_customjob.backends.base import EngineError, LaunchRefused, Retention, Say
+from airflow_customjob.backends.kubernetes import names
+from airflow_customjob.backends.kubernetes.api import MERGE, Api, ApiError, Conflict, Missing
+from airflow_customjob.backends.kubernetes.judge import HOPELESS, NODE_PATIENCE
+from airflow_customjob.backends.kubernetes.packages import MAX_BUILD, MAX_SECRET, Build, builder, builder_secrets, cuts
+from airflow_customjob.backends.kubernetes.refusals import refusal
+from airflow_customjob.packaging import Fetched
+from airflow_customjob.plan.types import PoolPlan
+
+if TYPE_CHECKING:
+    from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
+
+AGAIN = 0.5
+"""Seconds between two looks at a builder that has nothing to tell yet."""
+SILENCE = 60.0
+"""Seconds without a line after which its log is opened again."""
+LAST_LINES = 20
+"""Lines of pip's output that the error of a failed installation tells."""
+USED_EVERY = 24 * 3600.0
+"""Seconds after which it is written down again that an image is in use."""
+IMAGE, VERSIONS = "image", "versions"
+USED_AT = f"{names.PREFIX}/used-at"
+_WAITS = f"{names.PREFIX}/waits-"
+
+
+@dataclass(frozen=True)
+class Built:
+    """:param versions: of what was installed: ``name==version``, as far as a Pod's last words reach."""
+
+    image: str
+    versions: str = ""
+
+
+class Builds:
+    """:param template: the user's Pod."""
+
+    def __init__(self, api: Api, backend: KubernetesBackend, template: dict[str, Any]) -> None:
+        self._api = api
+        self._backend = backend
+        self._template = template
+
+    async def image(self, base: str, packages: tuple[Fetched, ...], say: Say) -> Built:
+        """The executor image with these packages, in ``registry``.
+
+        :raises LaunchRefused: they cannot be installed, or the image cannot be kept.
+        """
+        build = Build(base, packages, self._backend)
+        known = await self._known(build)
+        if known is not None:
+            say(f"{build.names}: installed before, image {known.image} (cache hit)")
+            return known
+        began = time.monotonic()
+        say(f"installing {build.names} into {base}, in the Pod {build.name}")
+        async with self._waiting(build):
+            built = await self._built(build, say)
+        say(f"installed {build.names} into {base} in {time.monotonic() - began:.1f} s, image {built.image}")
+        return built
+
+    async def _known(self, build: Build) -> Built | None:
+        with suppress(Missing):
+            found = await self._api.get("configmaps", build.name)
+            annotations = found["metadata"].setdefault("annotations", {})
+            if time.time() - _seconds(annotations.get(USED_AT)) > USED_EVERY:
+                annotations[USED_AT] = _now()
+                with suppress(Conflict):
+                    await self._api.replace("configmaps", build.name, found)
+            return Built(found["data"][IMAGE], found["data"].get(VERSIONS, ""))
+        return None
+
+    async def _built(self, build: Build, say: Say) -> Built:
+        while True:
+            known = await self._known(build)
+            if known is not None:
+                return known
+            try:
+                pod = await self._api.get("pods", build.name)
+            except Missing:
+                await self._make(build)
+                continue
+            if pod["metadata"].get("deletionTimestamp"):
+                await asyncio.sleep(AGAIN)
+            elif pod["status"].get("phase") in ("Succeeded", "Failed"):
+                await self._finish(build, pod)
+            else:
+                await self._follow(build, pod, say)
+
+    async def _make(self, build: Build) -> None:
+        """A builder, unless there is one by now; it waits for its Secrets, which go with it."""
+        archives = [await asyncio.to_thread(item.path.read_bytes) for item in build.packages]
+        pod = builder(build, self._template, sum(len(cuts(archive)) for archive in archives))
+        try:
+            made = await self._api.create("pods", pod)
+        except Conflict as error:
+            if error.reason == "AlreadyExists":
+                return
+            raise
+        except ApiError as error:
+            raise refusal(error, f"the Pod {build.name} that installs {build.names}", "") from error
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": build.name, "uid": made["metadata"]["uid"]}
+        try:
+            for secret in builder_secrets(build, archives, owner):
+                await self._api.create("secrets", secret)
+        except Conflict:  # of a builder that has just gone: they go with it
+            await self._remove(build.name)
+            await asyncio.sleep(AGAIN)
+        except ApiError as error:
+            await self._remove(build.name)
+            raise refusal(error, f"a Secret of {build.names}", "") from error
+
+    @asynccontextmanager
+    async def _waiting(self, build: Build) -> AsyncIterator[None]:
+        mark = _WAITS + secrets.token_hex(6)
+        marking = asyncio.create_task(self._mark(build, mark))
+        try:
+            yield
+        except asyncio.CancelledError:
+            with suppress(Missing):
+                left = await self._api.patch("pods", build.name, {"metadata": {"annotations": {mark: None}}}, MERGE)
+                if not any(name.startswith(_WAITS) for name in left["metadata"].get("annotations") or ()):
+                    await self._remove(build.name)
+            raise
+        finally:
+            marking.cancel()
+
+    async def _mark(self, build: Build, mark: str) -> None:
+        while True:
+            with suppress(EngineError):
+                await self._api.patch("pods", build.name, {"metadata": {"annotations": {mark: _now()}}}, MERGE)
+                return
+            await asyncio.sleep(AGAIN)
+
+    async def _follow(self, build: Build, pod: Mapping[str, Any], say: Say) -> None:
+        """Tell its output until it has ended.
+
+        :raises LaunchRefused: it waits for what will not come.
+        """
+        for container in (names.INSTALLER, names.APPENDER):
+            while True:
+                status = _containers(pod).get(container, {})
+                if "running" in status or "terminated" in status:
+                    break
+                if pod["status"].get("phase") in ("Succeeded", "Failed"):
+                    return
+                await self._check(build, pod, status.get("waiting") or {})
+                await asyncio.sleep(AGAIN)
+                try:
+                    pod = await self._api.get("pods", build.name)
+                except Missing:
+                    return
+            await self._tell(build, container, say)
+        while pod["status"].get("phase") not in ("Succeeded", "Failed"):
+            await asyncio.sleep(AGAIN)
+            try:
+                pod = await self._api.get("pods", build.name)
+            except Missing:
+                return
+
+    async def _check(self, build: Build, pod: Mapping[str, Any], waiting: Mapping[str, str]) -> None:
+        words, age = waiting.get("message", ""), time.time() - _seconds(pod["metadata"]["creationTimestamp"])
+        hopeless = any(word in words.lower() for word in HOPELESS.get(waiting.get("reason", ""), ()))
+        if hopeless or (waiting.get("reason") in HOPELESS and age > NODE_PATIENCE):
+            await self._remove(build.name)
+            raise LaunchRefused(
+                f"{build.names} cannot be installed into {build.base}: {waiting.get('reason')}: {words}"
+            )
+
+    async def _tell(self, build: Build, container: str, say: Say) -> None:
+        path, rest = self._api.path("pods", build.name, "log"), b""
+        with suppress(EngineError):
+            async with self._api.stream(path, {"container": container, "follow": "true"}, SILENCE) as pieces:
+                async for piece in pieces:
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        say(line.decode(errors="replace"))
+
+    async def _finish(self, build: Build, pod: Mapping[str, Any]) -> None:
+        """Remember the image, or tell why there is none; both may be done twice.
+
+        :raises LaunchRefused: with the last lines of what failed.
+        """
+        said = _containers(pod).get(names.APPENDER, {}).get("terminated") or {}
+        if pod["status"]["phase"] == "Succeeded":
+            done = json.loads(said["message"])
+            data = {IMAGE: f"{build.repository}@{done['digest']}", VERSIONS: done["noted"], "executor": build.base}
+            metadata = {"name": build.name, "labels": build.labels, "annotations": {USED_AT: _now()}}
+            with suppress(Conflict):
+                await self._api.create(
+                    "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+                )
+            await self._remove(build.name)
+            return
+        failed = next(
+            (name for name, state in _containers(pod).items() if (state.get("terminated") or {}).get("exitCode")), ""
+        )
+        lines = await self._last_lines(build, failed) if failed else []
+        ended = _containers(pod).get(failed, {}).get("terminated") or {}
+        why = pod["status"].get("message") or f"exit code {ended.get('exitCode')}, {ended.get('reason')}"
+        await self._remove(build.name)
+        what = (
+            "could not be kept in the registry"
+            if failed == names.APPENDER
+            else f"could not be installed into {build.base}"
+        )
+        raise LaunchRefused("\n".join([f"{build.names} {what} ({why}):", *lines]))
+
+    async def _last_lines(self, build: Build, container: str) -> list[str]:
+        path, data = self._api.path("pods", build.name, "log"), b""
+        with suppress(EngineError):
+            async with self._api.stream(path, {"container": container, "tailLines": LAST_LINES}, SILENCE) as pieces:
+                async for piece in pieces:
+                    data += piece
+        return data.decode(errors="replace").splitlines()
+
+    async def _remove(self, name: str) -> None:
+        await self._api.delete("pods", name, gracePeriodSeconds=0)
+
+
+async def prune(api: Api, retention: Retention, in_use: Collection[str], now: float, *, dry_run: bool) -> list[str]:
+    """See :meth:`airflow_customjob.backends.base.KeepsInstallations.prune`. An image stays in its registry, which has rules of its
+    own for what nobody names any more; what goes is the memory of it."""
+    ours = f"{names.MANAGED_SELECTOR},{names.KIND}={names.BUILD}"
+    removed = []
+    for pod in (await api.list("pods", ours))["items"]:
+        if pod["status"].get("phase") in ("Succeeded", "Failed"):
+            removed.append(f"builder {pod['metadata']['name']}")
+            if not dry_run:
+                await api.delete("pods", pod["metadata"]["name"], gracePeriodSeconds=0)
+    used = {
+        found["metadata"]["name"]: _seconds((found["metadata"].get("annotations") or {}).get(USED_AT))
+        for found in (await api.list("configmaps", ours))["items"]
+        if found["data"].get(IMAGE) not in in_use
+    }
+    for name in retention.beyond(used, now):
+        removed.append(f"what is known of the image {name}")
+        if not dry_run:
+            await api.delete("configmaps", name)
+    return removed
+
+
+def _containers(pod: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """State by container, in the order in which they run."""
+    status = pod["status"]
+    every = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    return {container["name"]: container.get("state", {}) for container in every}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else 0.0
+
+
+def check_size(pool: PoolPlan, packages: Sequence[Fetched], *, in_an_image: bool) -> None:
+    """:raises LaunchRefused: they are too large to be brought into the cluster, by way of its own database."""
+    size, most = sum(package.size for package in packages), MAX_BUILD if in_an_image else MAX_SECRET
+    if size <= most:
+        return
+    uris = ", ".join(package.uri for package in packages)
+    way = "" if in_an_image else f"give the backend a registry=, where an image is made of up to {MAX_BUILD:,}; "
+    raise LaunchRefused(
+        f"the packages of {pool.name} have {size:,} bytes ({uris}); {most:,} can be brought to Pods by Secrets: {way}"
+        "put data and large libraries into the executor image, or let the package depend on what an index has"
+    )
