@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -170,13 +171,13 @@ def test_two_jobs_with_the_same_packages_have_one_image_made(
 ) -> None:
     slow = "import time\nfrom setuptools import setup\ntime.sleep(1)\nsetup(name='greeter', version='1.0', packages=['greeter'])\n"
     job = job_of(task_of(source_of(tmp_path, slow), f"{served.address}/base/py:1"))
+    before = len(re.findall(r'"PUT /v2/team/customjob/manifests/\w+ ', served.log.read_text()))
     with ThreadPoolExecutor(2) as both:
         ends = list(both.map(lambda _: run(namespace, job, backend=backend), range(2)))
     assert [ended.state for ended, _ in ends] == [JobState.JOB_STATE_SUCCEEDED] * 2, [ended.error for ended, _ in ends]
-    pushed = served.log.read_text().count("PUT /v2/team/customjob/manifests/")
     images = {note for ended, _ in ends for note in ended.record.prepared.artifacts.values()}
     assert len(images) == 1
-    assert pushed >= 1
+    assert len(re.findall(r'"PUT /v2/team/customjob/manifests/\w+ ', served.log.read_text())) == before + 1
     assert left_of(namespace, "pods") == []
 
 
@@ -186,16 +187,18 @@ def test_code_of_a_package_sees_no_login_and_no_token(
     served: Registry,
     tmp_path: Path,
 ) -> None:
+    backwards = base64.b64encode(LOGIN.encode()).decode()[::-1]  # so that it does not find itself
     looks = f"""
 import glob, os, pathlib
 from setuptools import setup
 found = [path for path in glob.glob('/opt/customjob/**', recursive=True) + glob.glob('/var/run/secrets/**', recursive=True)
-         if os.path.isfile(path) and {served.docker_config!r}[10:40] in pathlib.Path(path).read_text(errors='replace')]
+         if os.path.isfile(path) and {backwards!r}[::-1] in pathlib.Path(path).read_text(errors='replace')]
 assert not found, found
 assert not os.path.exists('/var/run/secrets/kubernetes.io'), 'a token'
 assert not os.path.exists('/opt/customjob/login'), 'the login'
-os.makedirs('greeter/stolen', exist_ok=True)
-os.symlink('/opt/customjob/login/config.json', '/opt/customjob/packages/stolen.json')
+stolen = '/opt/customjob/packages/stolen.json'
+if not os.path.lexists(stolen):
+    os.symlink('/opt/customjob/login/config.json', stolen)
 setup(name='greeter', version='1.0', packages=['greeter'])
 """
     job = job_of(task_of(source_of(tmp_path, looks), f"{served.address}/base/py:1"))
