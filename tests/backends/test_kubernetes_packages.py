@@ -22,6 +22,8 @@ import pytest
 from airflow_customjob.backends.base import Retention
 from airflow_customjob.backends.kubernetes import KubernetesBackend, builds, packages
 from airflow_customjob.backends.kubernetes.sharing import api_of
+from airflow_customjob.client import Job
+from airflow_customjob.plan.types import Prepared
 from airflow_customjob.spec.job_state import JobState
 from tests.backends.test_kubernetes import (  # noqa: F401 - a fixture among them
     ADMIN,
@@ -103,6 +105,11 @@ def task_of(package: Path, image: str = IMAGE, count: int = 1, **task: Any) -> d
     return {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": count, "pythonPackageSpec": task}
 
 
+def prepared(ended: Job) -> Prepared:
+    assert ended.record.prepared is not None
+    return ended.record.prepared
+
+
 HELLO = "import os, sys\nprint('hello', *sys.argv[1:], os.environ['PYTHONUSERBASE'])\n"
 
 
@@ -154,7 +161,7 @@ def test_with_a_registry_packages_are_installed_once_and_then_pulled(
     assert ended.state is JobState.JOB_STATE_SUCCEEDED, (ended.error, told.said, told.texts)
     assert told.of("workerpool0-0") == ["hello you /opt/customjob/packages"]
     assert any(said.startswith("Running command: pip3 install") for said in told.said)
-    assert "installed greeter==1.0+local" in ended.record.prepared.notes
+    assert "installed greeter==1.0+local" in prepared(ended).notes
     assert left_of(namespace, "pods") == []
     assert left_of(namespace, "secrets") == ["login"]
     again, told = run(namespace, job, backend=backend)
@@ -175,7 +182,7 @@ def test_two_jobs_with_the_same_packages_have_one_image_made(
     with ThreadPoolExecutor(2) as both:
         ends = list(both.map(lambda _: run(namespace, job, backend=backend), range(2)))
     assert [ended.state for ended, _ in ends] == [JobState.JOB_STATE_SUCCEEDED] * 2, [ended.error for ended, _ in ends]
-    images = {note for ended, _ in ends for note in ended.record.prepared.artifacts.values()}
+    images = {note for ended, _ in ends for note in prepared(ended).artifacts.values()}
     assert len(images) == 1
     assert len(re.findall(r'"PUT /v2/team/customjob/manifests/\w+ ', served.log.read_text())) == before + 1
     assert left_of(namespace, "pods") == []
@@ -204,7 +211,7 @@ setup(name='greeter', version='1.0', packages=['greeter'])
     job = job_of(task_of(source_of(tmp_path, looks), f"{served.address}/base/py:1"))
     ended, told = run(namespace, job, backend=backend)
     assert ended.state is JobState.JOB_STATE_SUCCEEDED, (ended.error, told.said)
-    digest = ended.record.prepared.artifacts["0"].rpartition("@")[2]
+    digest = prepared(ended).artifacts["0"].rpartition("@")[2]
     manifest = served.json(f"/v2/team/customjob/manifests/{digest}")
     files = served.layer("team/customjob", manifest["layers"][-1]["digest"])
     assert files["opt/customjob/packages/stolen.json"][0].issym()
@@ -228,6 +235,47 @@ def test_a_failed_installation_is_told_and_leaves_nothing(
     assert "HTTP 401, without a login" in ended.error
     assert left_of(namespace, "pods") == []
     assert left_of(namespace, "secrets") == ["login"]
+
+
+def test_a_cancelled_job_takes_its_builder_away_unless_another_waits_for_it(
+    namespace: str,  # noqa: F811
+    backend: KubernetesBackend,
+    served: Registry,
+    tmp_path: Path,
+) -> None:
+    package = source_of(tmp_path, "import time\ntime.sleep(300)\n")
+
+    async def main() -> list[list[str]]:
+        from airflow_customjob.packaging import fetch
+
+        api = await api_of(replace(backend, namespace=namespace))
+        fetched = await fetch([str(package)], print)
+        made = builds.Builds(api, replace(backend, namespace=namespace), {})
+
+        async def begun() -> asyncio.Task[builds.Built]:
+            installing = asyncio.Event()
+
+            def say(line: str) -> None:
+                if line.startswith("Running command: pip3 install"):
+                    installing.set()
+
+            task = asyncio.create_task(made.image(f"{served.address}/base/py:1", fetched, say))
+            await asyncio.wait_for(installing.wait(), 60)
+            return task
+
+        left = []
+        try:
+            for task in [await begun(), await begun()]:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                left.append(await asyncio.to_thread(left_of, namespace, "pods"))
+        finally:
+            await api.close()
+        return left
+
+    after_one, after_both = asyncio.run(main())
+    assert len(after_one) == 1
+    assert after_both == []
 
 
 def test_gc_removes_what_a_dead_process_left_of_an_installation(
