@@ -4,6 +4,7 @@ Those that count end when there is a file ``stop`` in AIRFLOW_HOME."""
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG
@@ -16,14 +17,15 @@ for number in itertools.count():
     print(f"tick {number}", flush=True)
     time.sleep(0.2)
 """
-COUNTS = """
+STOP = str(Path(__file__).parents[1] / "stop")
+COUNTS = f"""
 import itertools, os, time
 for number in itertools.count():
-    print(f"tick {number}", flush=True)
+    print("tick", number, flush=True)
     time.sleep(0.4)
-    if os.path.exists(os.environ.get("AIRFLOW_HOME", "") + "/stop"):
+    if os.path.exists({STOP!r}):
         break
-print(f"last {number}", flush=True)
+print("last", number, flush=True)
 """
 IGNORES = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
