@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -304,7 +305,7 @@ class CustomJobOperator(BaseOperator):
             )
             record = job.record
             self.log.info(_CLAIMED[claim], job.job_id, client.backend.name, record.generation)
-            push = xcoms.push_at(owner.where)
+            push = partial(xcoms.push_claim, owner.where)
             await push(xcoms.ID, job.job_id)
             await push(xcoms.REF, job.ref())
             await push(xcoms.JOB, xcoms.job_document(record, time.time()))

@@ -188,7 +188,9 @@ class Publisher:
     async def _resume(self, pull: Pull, generation: int) -> None:
         """Go on with what another process has told of this generation."""
         try:
-            job, usage = await pull(JOB), await pull(USAGE)
+            job = await pull(JOB)
+            has_run = any("RUNNING" in entry["state"] for entry in (job or {}).get("states", ()))
+            usage = await pull(USAGE) if has_run else {}
         except Exception as error:  # noqa: BLE001 - it would only have been shown
             log.warning("what was shown of the job before cannot be read: %s", error)
             return
@@ -247,16 +249,23 @@ def _generation(value: Any) -> int:
 
 
 def push_at(where: Mapping[str, str]) -> Push:
-    """Stores XComs of the task instance there."""
+    """Stores XComs of the task instance there, unless those of a later generation are there.
+
+    That is asked of one key, which the claim has stored: of one that is missing Airflow writes an error into the task's log.
+    """
 
     async def push(key: str, value: Any) -> None:
-        from airflow.sdk.execution_time.xcom import XCom
-
-        if _generation(value) and is_older(value, await xcom_at(where, key)):
-            return
-        await ask_airflow(XCom.set, key=key, value=value, **_address(where))
+        if not (_generation(value) and is_older(value, await xcom_at(where, JOB))):
+            await push_claim(where, key, value)
 
     return push
+
+
+async def push_claim(where: Mapping[str, str], key: str, value: Any) -> None:
+    """Stores what whoever has just claimed the job says first: nobody can have said anything later."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    await ask_airflow(XCom.set, key=key, value=value, **_address(where))
 
 
 def pull_at(where: Mapping[str, str]) -> Pull:

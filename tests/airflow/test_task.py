@@ -394,3 +394,25 @@ def test_a_sweep_takes_no_line_from_a_job_that_is_just_ending(
 
     asyncio.run(main())
     assert lines == [f"line {number}" for number in range(50)]
+
+
+def test_only_what_the_claim_has_stored_is_read_before_a_value_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a key that is missing Airflow writes an error into the task's log."""
+    stored: dict[str, Any] = {xcoms.JOB: {"generation": 2}}
+    read = []
+
+    async def xcom_at(where: object, key: str) -> object:
+        read.append(key)
+        return stored[key]
+
+    async def push_claim(where: object, key: str, value: Any) -> None:
+        stored[key] = value
+
+    monkeypatch.setattr(xcoms, "xcom_at", xcom_at)
+    monkeypatch.setattr(xcoms, "push_claim", push_claim)
+    push = xcoms.push_at({})
+    asyncio.run(push(xcoms.REPLICAS, {"generation": 1}))  # type: ignore[arg-type]
+    assert xcoms.REPLICAS not in stored
+    asyncio.run(push(xcoms.REPLICAS, {"generation": 2}))  # type: ignore[arg-type]
+    assert stored[xcoms.REPLICAS] == {"generation": 2}
+    assert set(read) == {xcoms.JOB}
