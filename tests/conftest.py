@@ -38,6 +38,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError("REQUIRE_ENGINES names what is not here:\n" + "\n".join(missing))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         needed = [name for name in ENGINE_MARKERS if item.get_closest_marker(name)]
