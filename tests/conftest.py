@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,13 +39,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError("REQUIRE_ENGINES names what is not here:\n" + "\n".join(missing))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         needed = [name for name in ENGINE_MARKERS if item.get_closest_marker(name)]
         for why in filter(None, map(why_not, needed)):
             item.add_marker(pytest.mark.skip(reason=why))
-        item.add_marker(pytest.mark.xdist_group(_lane(item)))
         if "docker" in needed and not why_not("docker"):
             os.environ.setdefault("DOCKER_HOST", exports()["DOCKER_HOST"])
         if "kubernetes" in needed and not why_not("kubernetes"):
@@ -52,9 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             os.environ["PATH"] = exports().get("PATH", os.environ["PATH"])  # with a kubectl, where there was none
 
 
-def _lane(item: pytest.Item) -> str:
-    """Tests that share something costly, an Airflow or an engine, run one after the other (with ``--dist loadgroup``)."""
-    return next((name for name in ("airflow", *ENGINE_MARKERS) if item.get_closest_marker(name)), "pure")
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of two processes (``-n 2 --dist loadfile``) one has all tests that share an Airflow, the other one all else, file by file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Lanes(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "airflow" if nodeid.startswith("tests/airflow/") else str(super()._split_scope(nodeid))
+
+    return Lanes(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
