@@ -50,6 +50,8 @@ OURS = ("generation", "attempt", "revision", "message", "states")
 this was so; why it waits; the states it has been in, each with its milliseconds since the epoch."""
 EVERY = 2.0
 """Seconds between two values of one key, unless the job's state changes."""
+SETTLE = 0.3
+"""Seconds that a change of state waits for the next one: a short job has been through all of them by then."""
 SHARE, SELDOM = 5.0, 20.0
 """A job shows itself for one part in so many of its time, but once in so many seconds."""
 REPEAT = 30.0
@@ -148,7 +150,7 @@ class Publisher:
         self._older = dict(positions or {})
         self._latest: tuple[JobRecord, Sequence[ReplicaStatus]] | None = None
         self._news = asyncio.Event()
-        self._closed = False
+        self._closed = asyncio.Event()
         self._pushed: dict[str, tuple[Any, float]] = {POSITIONS: (dict(positions or {}), math.inf)}
 
     def on_change(self, record: JobRecord, replicas: Sequence[ReplicaStatus]) -> None:
@@ -168,15 +170,17 @@ class Publisher:
 
     def close(self) -> None:
         """Let :meth:`run` push what is left, and return."""
-        self._closed = True
+        self._closed.set()
         self._news.set()
 
     async def run(self) -> None:
         took = 0.0
-        while not self._closed:
+        while not self._closed.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_after(took)):
                     await self._news.wait()
+                async with asyncio.timeout(SETTLE):
+                    await self._closed.wait()
             started = time.monotonic()
             if not self._news.is_set():
                 await self._push_positions()
@@ -251,11 +255,17 @@ def _generation(value: Any) -> int:
 def push_at(where: Mapping[str, str]) -> Push:
     """Stores XComs of the task instance there, unless those of a later generation are there.
 
-    That is asked of one key, which the claim has stored: of one that is missing Airflow writes an error into the task's log.
+    That is asked once a turn, of one key that the claim has stored: of one that is missing Airflow writes an error into the
+    task's log.
     """
+    stored, asked_at = None, -math.inf
 
     async def push(key: str, value: Any) -> None:
-        if not (_generation(value) and is_older(value, await xcom_at(where, JOB))):
+        nonlocal stored, asked_at
+        if _generation(value) and time.monotonic() - asked_at > SETTLE:
+            stored = await xcom_at(where, JOB)
+            asked_at = time.monotonic()
+        if not is_older(value, stored):
             await push_claim(where, key, value)
 
     return push

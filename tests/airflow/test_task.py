@@ -155,6 +155,7 @@ class Pushed(list[tuple[float, str, Any]]):
 
 def test_a_change_of_state_is_pushed_at_once_and_all_else_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xcoms, "EVERY", 0.3)
+    monkeypatch.setattr(xcoms, "SETTLE", 0.01)
     pushed = Pushed()
 
     async def main() -> None:
@@ -179,6 +180,7 @@ def test_a_change_of_state_is_pushed_at_once_and_all_else_in_turns(monkeypatch: 
 
 
 def test_an_xcom_that_cannot_be_pushed_is_pushed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xcoms, "SETTLE", 0.01)
     monkeypatch.setattr(xcoms, "EVERY", 0.05)
     pushed, failures = Pushed(), [1, 2, 3]
 
@@ -201,6 +203,7 @@ def test_an_xcom_that_cannot_be_pushed_is_pushed_again(monkeypatch: pytest.Monke
 
 def test_what_another_try_wrote_over_is_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: the try before, being stopped, stored its last state over that of the job started anew, which stayed."""
+    monkeypatch.setattr(xcoms, "SETTLE", 0.01)
     monkeypatch.setattr(xcoms, "EVERY", 0.05)
     monkeypatch.setattr(xcoms, "REPEAT", 0.2)
     pushed = Pushed()
@@ -255,6 +258,7 @@ def test_positions_go_out_one_turn_late(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_job_shows_itself_the_more_seldom_the_longer_airflow_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty jobs of one triggerer must not ask more of Airflow than it answers: a question of importance would wait."""
+    monkeypatch.setattr(xcoms, "SETTLE", 0.01)
     monkeypatch.setattr(xcoms, "EVERY", 0.02)
     asking: list[float] = []
 
