@@ -69,7 +69,9 @@ def test_packages_look_like_packages(tmp_path: Path, name: str, data: bytes) -> 
     assert why_no_package(tmp_path / "file", name) == ""
 
 
-@pytest.mark.parametrize(("name", "data", "words"), BAD)
+@pytest.mark.parametrize(
+    ("name", "data", "words"), BAD, ids=[f"{number}-{name}" for number, (name, _, _) in enumerate(BAD)]
+)
 def test_what_is_no_package_is_told(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / "file").write_bytes(data)
     why = why_no_package(tmp_path / "file", name)
