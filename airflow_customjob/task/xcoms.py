@@ -160,6 +160,8 @@ class Publisher:
         entry = state_entry(record)
         if not self._states or not _is_same_state(self._states[-1], entry):
             self._states = [*self._states[:1], *self._states[1:][-(MAX_STATES - 2) :], entry]
+        if self._latest is not None and not replicas and record.state.terminal:
+            replicas = self._latest[1]  # the last sight of an ended job's replicas stays
         self._latest = (record, replicas)
 
     def on_usage(self, usages: Sequence[Usage]) -> None:
@@ -214,7 +216,7 @@ class Publisher:
             await self._resume(pull, record.generation)
         now = time.time()
         await self._changed(JOB, record, lambda: job_document(record, now, self._states))
-        if replicas or not record.state.terminal:  # the last sight of an ended job's replicas stays
+        if replicas or not record.state.terminal:
             await self._changed(REPLICAS, tuple(replicas), lambda: replicas_document(record, replicas, now))
         if (usage := self._usage) is not None:
             await self._changed(USAGE, usage.latest_at, lambda: usage.document(now))

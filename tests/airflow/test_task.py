@@ -420,3 +420,19 @@ def test_only_what_the_claim_has_stored_is_read_before_a_value_is_pushed(monkeyp
     asyncio.run(push(xcoms.REPLICAS, {"generation": 2}))  # type: ignore[arg-type]
     assert stored[xcoms.REPLICAS] == {"generation": 2}
     assert set(read) == {xcoms.JOB}
+
+
+def test_a_job_that_is_over_at_once_shows_its_replicas() -> None:
+    """Regression: where all of its states came in one turn, its replicas were removed by the time of the first look."""
+    pushed = Pushed()
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(pushed)
+        running = asyncio.create_task(publisher.run())
+        publisher.on_change(a_record(state=JobState.JOB_STATE_RUNNING), statuses(1))
+        publisher.on_change(a_record(state=JobState.JOB_STATE_SUCCEEDED), [])
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert pushed.of(xcoms.REPLICAS)[-1]["replica"] == ["workerpool1-0"]
