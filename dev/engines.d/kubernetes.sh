@@ -38,7 +38,7 @@ kubernetes_env() {
   local config
   config=$(kube_config) || return 0
   echo "export KUBECONFIG=$config"
-  if [[ $config == "$KUBE_CONFIG" && -d $KUBE_STATE/registries ]]; then
+  if [[ $config == "$KUBE_CONFIG" ]] && grep -qs "$NODE_REGISTRY" "$KUBE_STATE/containerd.toml"; then
     # Where its nodes and Pods reach a registry that a test brings up, and the root file system of their image.
     echo "export CUSTOMJOB_TEST_REGISTRY=$NODE_REGISTRY CUSTOMJOB_TEST_ROOT=$(cat "$NODE_DATA/.python")"
   fi

@@ -207,11 +207,9 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "$KUBE_STATE/registries"
+  [plugins."io.containerd.grpc.v1.cri".registry.mirrors."$NODE_REGISTRY"]
+    endpoint = ["http://$NODE_REGISTRY"]
 TEXT
-  mkdir -p "$KUBE_STATE/registries/$NODE_REGISTRY"
-  printf '[host."http://%s"]\n  capabilities = ["pull", "resolve"]\n' "$NODE_REGISTRY" >"$KUBE_STATE/registries/$NODE_REGISTRY/hosts.toml"
   cat >"$KUBE_STATE/cni/10-bridge.conflist" <<TEXT
 {"cniVersion": "0.4.0", "name": "$NODE_TAG", "plugins": [
   {"type": "bridge", "bridge": "$NODE_BRIDGE", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": $(cat "/sys/class/net/$NODE_BRIDGE/mtu"),
