@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from airflow_customjob.backends.base import Observation, Phase
+from airflow_customjob.backends.base import Observation, Phase, ReplicaStatus
 from airflow_customjob.backends.fake import FakeWorld
 from airflow_customjob.plan.types import JobPlan
 from airflow_customjob.spec.job_state import JobState
@@ -20,7 +20,7 @@ from tests.simulation.run import play
 
 SEEDS = range(1, 4001)
 
-decide = rules.decide
+decide, settle = rules.decide, rules.settle
 
 
 def starts_before_all_exist(plan: JobPlan, record: JobRecord, seen: Observation, now: float) -> Decision:
@@ -30,10 +30,11 @@ def starts_before_all_exist(plan: JobPlan, record: JobRecord, seen: Observation,
     return replace(decision, actions=(*decision.actions, Start(created))) if eager else decision
 
 
-def counts_exit_codes_after_the_end(plan: JobPlan, record: JobRecord, seen: Observation, now: float) -> Decision:
-    if record.state.terminal and any(status.exit_code for status in seen.replicas):
-        record = replace(record, state=JobState.JOB_STATE_RUNNING)
-    return decide(plan, record, seen, now)
+def counts_exit_codes_after_the_end(record: JobRecord, statuses: Sequence[ReplicaStatus], now: float) -> Decision:
+    decision = settle(record, statuses, now)
+    if not any(status.exit_code for status in statuses):
+        return decision
+    return replace(decision, record=replace(decision.record, state=JobState.JOB_STATE_FAILED))
 
 
 def acts_before_it_writes(plan: JobPlan, record: JobRecord, seen: Observation, now: float) -> Decision:
@@ -50,7 +51,7 @@ def sees_nothing_stale(look: Callable[..., Any]) -> Callable[..., Any]:
 MISTAKES: dict[str, list[tuple[object, str, object]]] = {
     "the record is written without compare-and-set": [(FakeWorld, "_check_version", lambda *_: None)],
     "replicas start before all exist": [(supervise, "decide", starts_before_all_exist)],
-    "exit codes count after the end was written": [(supervise, "decide", counts_exit_codes_after_the_end)],
+    "exit codes count after the end was written": [(supervise, "settle", counts_exit_codes_after_the_end)],
     "replicas start before that is recorded": [(supervise, "decide", acts_before_it_writes)],
     "stale replicas are not swept away": [(rules, "_look", sees_nothing_stale(rules._look))],
     "what looks stale is stopped without another look at the record": [
