@@ -122,8 +122,9 @@ def test_its_deadline_cancels_the_job(world: FakeWorld, deferred: Deferred, airf
 
 
 def test_it_stands_back_from_a_job_that_a_later_task_instance_owns(
-    world: FakeWorld, deferred: Deferred, airflow: Airflow
+    world: FakeWorld, deferred: Deferred, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "SUPERSEDED", 0.2)
     later = Owner("key-2", 1, 1, 1, WHERE)
     deferred.client.submit(JOB, job_id=JobId("123"), owner=later)
     event = event_of(deferred.trigger())

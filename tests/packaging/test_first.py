@@ -84,13 +84,13 @@ def test_a_job_that_is_there_goes_on_without_its_package(backend: ProcessBackend
 
 
 def test_an_interrupt_does_not_wait_for_a_download(backend: ProcessBackend) -> None:
-    came = asyncio.Event()
+    came, over = asyncio.Event(), asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         came.set()
-        await asyncio.sleep(1000)
+        await over.wait()
         return response
 
     async def main() -> None:
@@ -102,6 +102,7 @@ def test_an_interrupt_does_not_wait_for_a_download(backend: ProcessBackend) -> N
             async with asyncio.timeout(5):
                 with pytest.raises(asyncio.CancelledError):
                     await running
+            over.set()
             with pytest.raises(NoSuchJob):
                 await client.get(JOB)
 
