@@ -160,8 +160,10 @@ class Publisher:
         entry = state_entry(record)
         if not self._states or not _is_same_state(self._states[-1], entry):
             self._states = [*self._states[:1], *self._states[1:][-(MAX_STATES - 2) :], entry]
-        if self._latest is not None and not replicas and record.state.terminal:
-            replicas = self._latest[1]  # the last sight of an ended job's replicas stays
+        if (
+            self._latest is not None and record.state.terminal
+        ):  # the last sight of each replica stays when it is removed
+            replicas = list(({s.ref: s for s in self._latest[1]} | {s.ref: s for s in replicas}).values())
         self._latest = (record, replicas)
 
     def on_usage(self, usages: Sequence[Usage]) -> None:

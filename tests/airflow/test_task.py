@@ -429,10 +429,11 @@ def test_a_job_that_is_over_at_once_shows_its_replicas() -> None:
     async def main() -> None:
         publisher = xcoms.Publisher(pushed)
         running = asyncio.create_task(publisher.run())
-        publisher.on_change(a_record(state=JobState.JOB_STATE_RUNNING), statuses(1))
+        publisher.on_change(a_record(state=JobState.JOB_STATE_RUNNING), statuses(2))
+        publisher.on_change(a_record(state=JobState.JOB_STATE_SUCCEEDED), statuses(1))
         publisher.on_change(a_record(state=JobState.JOB_STATE_SUCCEEDED), [])
         publisher.close()
         await running
 
     asyncio.run(main())
-    assert pushed.of(xcoms.REPLICAS)[-1]["replica"] == ["workerpool1-0"]
+    assert pushed.of(xcoms.REPLICAS)[-1]["replica"] == ["workerpool1-0", "workerpool1-1"]
