@@ -40,9 +40,14 @@ def content_key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def filename_of(uri: str) -> str:
+    """What a package is called that has not been fetched yet."""
+    return os.path.basename(unquote(urlsplit(uri).path) if "://" in uri else uri)
+
+
 def dockerfile(image: str, uris: Sequence[str], indexes: Sequence[str] = ()) -> str:
     """What a build does, in a form that people review and may build by hand beside the packages."""
-    names = [os.path.basename(unquote(urlsplit(uri).path) if "://" in uri else uri) for uri in uris]
+    names = [filename_of(uri) for uri in uris]
     lines = [f"FROM {image}", f"ENV PYTHONUSERBASE={USER_BASE}"]
     if indexes:
         lines.append(

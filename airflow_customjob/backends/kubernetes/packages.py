@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from airflow_customjob.backends.kubernetes import names
 from airflow_customjob.packaging import Fetched, append_layer, content_key, install
+from airflow_customjob.packaging.recipe import filename_of
 from airflow_customjob.plan.types import JobPlan, PoolPlan
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ def archive_names(plan: JobPlan, pool: PoolPlan) -> list[str]:
     """File names of a pool's packages, as ``prepare`` settled them; before that, as its URIs have them."""
     if settled := plan.prepared.artifacts.get(str(pool.index), ""):
         return settled.split("/")[1:]
-    uris = pool.package.uris if pool.package else ()
-    return [os.path.basename(unquote(urlsplit(uri).path) if "://" in uri else uri) for uri in uris]
+    return [filename_of(uri) for uri in (pool.package.uris if pool.package else ())]
 
 
 def archives_of(plan: JobPlan, pool: PoolPlan, archives: Iterable[bytes], backend: KubernetesBackend) -> dict[str, Any]:
@@ -187,11 +185,10 @@ def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, An
     orders = {"name": "customjob-orders", "mountPath": ORDERS, "readOnly": True}
     user: dict[str, Any] = next((item for item in spec.get("containers", ()) if item["name"] == names.CONTAINER), {})
     common = {"image": build.base, "resources": REQUESTS, **{key: user[key] for key in _CONTAINERS if key in user}}
-    last_words = {"terminationMessagePolicy": "FallbackToLogsOnError"}
     appender: dict[str, Any] = {
         **common,
-        **last_words,
         "name": names.APPENDER,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "command": ["python3", "-I", "-S", f"{ORDERS}/append_layer.py"],
         "volumeMounts": [
             orders,
