@@ -91,17 +91,20 @@ class Builds:
             known = await self._known(build)
             if known is not None:
                 return known
-            try:
-                pod = await self._api.get("pods", build.name)
-            except Missing:
+            pod = await self._pod(build)
+            if pod is None:
                 await self._make(build)
-                continue
-            if pod["metadata"].get("deletionTimestamp"):
+            elif pod["metadata"].get("deletionTimestamp"):
                 await asyncio.sleep(AGAIN)
-            elif pod["status"].get("phase") in ("Succeeded", "Failed"):
+            elif _has_ended(pod):
                 await self._finish(build, pod)
             else:
                 await self._follow(build, pod, say)
+
+    async def _pod(self, build: Build) -> dict[str, Any] | None:
+        with suppress(Missing):
+            return await self._api.get("pods", build.name)
+        return None
 
     async def _make(self, build: Build) -> None:
         """A builder, unless there is one by now; it waits for its Secrets, which go with it."""
@@ -158,21 +161,16 @@ class Builds:
                 status = _containers(pod).get(container, {})
                 if "running" in status or "terminated" in status:
                     break
-                if pod["status"].get("phase") in ("Succeeded", "Failed"):
+                if _has_ended(pod):
                     return
                 await self._check(build, pod, status.get("waiting") or {})
                 await asyncio.sleep(AGAIN)
-                try:
-                    pod = await self._api.get("pods", build.name)
-                except Missing:
+                if (found := await self._pod(build)) is None:
                     return
+                pod = found
             await self._tell(build, container, say)
-        while pod["status"].get("phase") not in ("Succeeded", "Failed"):
+        while (found := await self._pod(build)) and not _has_ended(found):
             await asyncio.sleep(AGAIN)
-            try:
-                pod = await self._api.get("pods", build.name)
-            except Missing:
-                return
 
     async def _check(self, build: Build, pod: Mapping[str, Any], waiting: Mapping[str, str]) -> None:
         words, age = waiting.get("message", ""), time.time() - _seconds(pod["metadata"]["creationTimestamp"])
@@ -240,7 +238,7 @@ async def prune(api: Api, retention: Retention, in_use: Collection[str], now: fl
     ours = f"{names.MANAGED_SELECTOR},{names.KIND}={names.BUILD}"
     removed = []
     for pod in (await api.list("pods", ours))["items"]:
-        if pod["status"].get("phase") in ("Succeeded", "Failed"):
+        if _has_ended(pod):
             removed.append(f"builder {pod['metadata']['name']}")
             if not dry_run:
                 await api.delete("pods", pod["metadata"]["name"], gracePeriodSeconds=0)
@@ -254,6 +252,10 @@ async def prune(api: Api, retention: Retention, in_use: Collection[str], now: fl
         if not dry_run:
             await api.delete("configmaps", name)
     return removed
+
+
+def _has_ended(pod: Mapping[str, Any]) -> bool:
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
 def _containers(pod: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
