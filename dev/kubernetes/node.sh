@@ -72,6 +72,13 @@ node_alive() { # program
   [[ -s $KUBE_STATE/pid/$1 ]] && [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$(<"$KUBE_STATE/pid/$1")/cmdline") == *"$1"* ]]
 }
 
+node_forget_ended() { # what a killed session left behind is no sign that something failed now
+  local program
+  for program in "$KUBE_STATE"/pid/*; do
+    [[ ! -e $program ]] || node_alive "${program##*/}" || rm -f "$program"
+  done
+}
+
 node_ours() { [[ -d $KUBE_STATE/pki ]]; }
 
 node_start() { # program arguments...
@@ -95,6 +102,7 @@ node_wait() { # seconds what command...
 
 node_up() {
   mkdir -p "$KUBE_STATE"/{log,pid,pki,cni,podlogs,volplugins} "$NODE_RUN" "$NODE_DATA"
+  node_forget_ended
   node_network
   [[ -s $KUBE_CONFIG ]] || node_keys
   node_start etcd --name=$NODE --data-dir="$KUBE_STATE/etcd" --unsafe-no-fsync --log-level=warn --quota-backend-bytes=4294967296 \
