@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from airflow_customjob.packaging.archives import NAME, why_no_package
-from airflow_customjob.packaging.package import Fetched, PackageError, os_words
-from airflow_customjob.packaging.sources import Located, Unchanged, is_local, locate
+from airflow_customjob.packaging.package import Fetched, PackageError, Unchanged, os_words
+from airflow_customjob.packaging.sources import Located, is_local, locate
 from airflow_customjob.packaging.store import Say, Sink, Store, packages_folder
 
 MAX_SIZE = 2 * 2**30

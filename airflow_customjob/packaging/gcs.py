@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.packaging.google_keys import SCOPE, credentials_of
-from airflow_customjob.packaging.package import PackageError
-from airflow_customjob.packaging.sources import Unchanged
+from airflow_customjob.packaging.package import PackageError, Unchanged
 
 if TYPE_CHECKING:
     from airflow_customjob.packaging.store import Sink

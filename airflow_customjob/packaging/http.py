@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_customjob.packaging.package import PackageError, os_words
-from airflow_customjob.packaging.sources import Unchanged
+from airflow_customjob.packaging.package import PackageError, Unchanged, os_words
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

@@ -23,6 +23,10 @@ class PackageError(Exception):
         self.each = tuple(each)
 
 
+class Unchanged(Exception):
+    """What is asked for has the version that is known: its bytes need not come again."""
+
+
 @dataclass(frozen=True)
 class Fetched:
     """A package on this machine.

@@ -18,10 +18,6 @@ KINDS = "gs://bucket/name, http(s)://, file:// or an absolute path"
 _CHUNK = 2**20
 
 
-class Unchanged(Exception):
-    """What is asked for has the version that is known: its bytes need not come again."""
-
-
 class Source(Protocol):
     """What a package can be had from."""
 
