@@ -84,6 +84,7 @@ class ReplicaStatus:
     :param finished_at: likewise.
     :param digest: of the request it was made for, as labelled; a lost record is rebuilt by it.
     :param last_lines: the end of its output; filled by the supervisor for a replica that failed.
+    :param queued: it waits for the admission of whoever shares out the engine's room, and for nothing else yet.
     """
 
     ref: ReplicaRef
@@ -96,6 +97,7 @@ class ReplicaStatus:
     finished_at: float | None = None
     digest: str = ""
     last_lines: tuple[str, ...] = ()
+    queued: bool = False
 
     @property
     def ended(self) -> bool:

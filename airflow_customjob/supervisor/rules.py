@@ -46,7 +46,12 @@ OK, CANCELLED, INVALID_ARGUMENT, INTERNAL = 0, 1, 3, 13
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.JOB_STATE_QUEUED: frozenset(
-        {JobState.JOB_STATE_PENDING, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLING}
+        {
+            JobState.JOB_STATE_PENDING,
+            JobState.JOB_STATE_SUCCEEDED,
+            JobState.JOB_STATE_FAILED,
+            JobState.JOB_STATE_CANCELLING,
+        }
     ),
     JobState.JOB_STATE_PENDING: frozenset(
         {
@@ -371,6 +376,10 @@ def _drive(plan: JobPlan, record: JobRecord, sight: _Sight, now: float) -> Decis
         return Decision(record, (Start(_in_rank_order(plan, record, created)),), wake_at=now)
     waiting = [status for status in sight.present.values() if status.phase is Phase.WAITING]
     message = "; ".join(f"{status.ref.replica} waits: {status.message}" for status in worth_telling(waiting))
+    queued = record.start_time is None and all(status.queued for status in sight.present.values())
+    state = JobState.JOB_STATE_QUEUED if queued else _at_least_pending(record.state)
+    if state is not record.state:
+        return Decision(touched(record, now, state=state, message=message), wake_at=now)
     if not waiting and record.start_time is None:
         running = touched(record, now, state=JobState.JOB_STATE_RUNNING, start_time=now, message="")
         return Decision(running, wake_at=deadline(plan, running))

@@ -401,6 +401,7 @@ def test_a_pod_is_judged(case: str) -> None:
     assert status_of(listed, NOW) == status, "what a list leaves out is asked for"
     assert (status.ref, status.digest, status.node) == (REF, "d", "n1")
     assert (status.phase, status.exit_code, status.reason) == (phase, code, reason)
+    assert status.queued is (case == "queued")
     assert words in status.message
     assert bool(words) == bool(status.message)
 

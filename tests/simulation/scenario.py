@@ -152,7 +152,11 @@ class Scenario:
             script = script.on_term(
                 code=rng.choice((0, 0, 1, 134)), after=rng.choice((0.0, 0.1, 0.4, 1.0)), says="bye\n"
             )
-        return script.waiting(rng.choice((0.1, 1.0, 3.0))) if rng.random() < 0.1 else script
+        held_up = rng.random()
+        if held_up >= 0.1:
+            return script
+        seconds = rng.choice((0.1, 1.0, 3.0))
+        return script.queueing(seconds) if held_up < 0.03 else script.waiting(seconds)
 
 
 KINDS = ("succeeds", "for ever", "fails", "crashes", "out of memory", "cannot start", "lost")

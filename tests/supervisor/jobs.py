@@ -35,6 +35,7 @@ class Shown:
     message: str = ""
     finished_at: float | None = None
     last_lines: tuple[str, ...] = ()
+    queued: bool = False
 
 
 CREATED, RUNNING = Shown(Phase.CREATED), Shown(Phase.RUNNING)
@@ -51,6 +52,10 @@ def lost(message: str = "its host is gone") -> Shown:
 
 def waits(message: str = "no such node") -> Shown:
     return Shown(Phase.WAITING, message=message)
+
+
+def queues(message: str = "not admitted yet") -> Shown:
+    return Shown(Phase.WAITING, message=message, queued=True)
 
 
 def request(pools: Sequence[int] = (1, 2), options: JobOptions | None = None, **scheduling: Any) -> JobRequest:
@@ -101,6 +106,7 @@ def status(ref: ReplicaRef, it: Shown) -> ReplicaStatus:
         started_at=None if it.phase is Phase.CREATED else T0,
         finished_at=it.finished_at,
         last_lines=it.last_lines,
+        queued=it.queued,
     )
 
 

@@ -5,7 +5,21 @@ from __future__ import annotations
 import pytest
 
 from airflow_customjob.supervisor.rules import Remove, Start, Stop
-from tests.supervisor.jobs import CREATED, RUNNING, T0, P, R, S, Shown, exited, launched_job, running_job, waits
+from tests.supervisor.jobs import (
+    CREATED,
+    RUNNING,
+    T0,
+    P,
+    Q,
+    R,
+    S,
+    Shown,
+    exited,
+    launched_job,
+    queues,
+    running_job,
+    waits,
+)
 
 
 @pytest.mark.parametrize("worker", [RUNNING, exited(0)], ids=["runs", "has exited 0 already"])
@@ -39,6 +53,32 @@ def test_what_is_waited_for_is_not_told_all_the_time() -> None:
     soon, later = job.decide(statuses, now=T0 + 10), job.decide(statuses, now=T0 + 11)
     assert (soon.record, soon.wake_at) == (job.record, T0 + 11)
     assert later.record.message == "workerpool1-1 waits: its image"
+
+
+def test_queued_while_a_queue_lets_none_of_it_in() -> None:
+    job = launched_job()
+    queued = job.decide(job.statuses(queues(), p=queues()), now=T0 + 7).record
+    assert (queued.state, queued.start_time) == (Q, None)
+    assert queued.message.startswith("workerpool0-0 waits: not admitted yet")
+    still = job.but(state=Q, message=queued.message)
+    assert still.decide(job.statuses(queues(), p=queues())).record == still.record
+
+
+@pytest.mark.parametrize("primary", [RUNNING, waits("its image")], ids=["runs", "has a node"])
+def test_pending_as_soon_as_a_queue_lets_something_in(primary: Shown) -> None:
+    job = launched_job().but(state=Q)
+    assert job.decide(job.statuses(queues(), p=primary)).record.state is P
+    assert job.decide(job.statuses(RUNNING, p=RUNNING)).record.state is P  # and RUNNING in the next look
+
+
+def test_a_running_job_whose_replicas_queue_again_runs_on() -> None:
+    job = running_job()
+    assert job.decide(job.statuses(queues(), p=queues())).record.state is R
+
+
+def test_a_queued_job_may_succeed_before_anybody_saw_it_run() -> None:
+    job = launched_job().but(state=Q)
+    assert job.decide(job.statuses(p=exited(0)), now=T0 + 6).record.state is S
 
 
 def test_the_primary_replica_s_success_is_the_job_s() -> None:

@@ -37,13 +37,14 @@ from tests.supervisor.jobs import (
     exited,
     lost,
     new_job,
+    queues,
     running_job,
     waits,
 )
 
 ENDS = [state for state in TRANSITIONS[R] | TRANSITIONS[CG] if state.terminal]
 SHOWN = st.one_of(
-    st.sampled_from((CREATED, RUNNING, waits(), lost())),
+    st.sampled_from((CREATED, RUNNING, waits(), queues(), lost())),
     st.builds(
         Shown,
         st.just(Phase.EXITED),
@@ -92,7 +93,13 @@ def situations(draw: st.DrawFn) -> tuple[Job, tuple[ReplicaStatus, ...], Decisio
 
 def replace_shown(status: ReplicaStatus, it: Shown) -> ReplicaStatus:
     return replace(
-        status, phase=it.phase, exit_code=it.exit_code, reason=it.reason, finished_at=it.finished_at, started_at=None
+        status,
+        phase=it.phase,
+        exit_code=it.exit_code,
+        reason=it.reason,
+        finished_at=it.finished_at,
+        started_at=None,
+        queued=it.queued,
     )
 
 

@@ -56,6 +56,7 @@ class FakeReplica:
             exit_code=self.ending.exit_code if self.ending else None,
             reason=self.ending.reason if self.ending else None,
             message=self.message,
+            queued=self.phase is Phase.WAITING and self.script.queued,
             node="fake",
             started_at=self.started_at,
             finished_at=self.finished_at,

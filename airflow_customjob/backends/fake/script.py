@@ -43,6 +43,7 @@ class Script:
     :param term: its reaction to SIGTERM; None: it ignores it.
     :param waits: seconds between the engine being told to start it and its start.
     :param waits_for: what the engine says meanwhile.
+    :param queued: it is a queue's admission that it waits for.
     """
 
     output: tuple[tuple[float, str], ...] = ()
@@ -50,6 +51,7 @@ class Script:
     term: Ending | None = Ending(exit_code=128 + SIGTERM, reason=Reason.ERROR)
     waits: float = 0.0
     waits_for: str = ""
+    queued: bool = False
 
     def ignoring_term(self) -> Script:
         """The same, but only SIGKILL stops it."""
@@ -62,6 +64,10 @@ class Script:
     def waiting(self, seconds: float, message: str = "its image is being pulled") -> Script:
         """The same, but the engine is held up for that long before it starts."""
         return replace(self, waits=seconds, waits_for=message)
+
+    def queueing(self, seconds: float, message: str = "the queue has not admitted the job yet") -> Script:
+        """The same, but a queue lets it in only after that long."""
+        return replace(self.waiting(seconds, message), queued=True)
 
 
 def exits(code: int = 0, *, says: str | Sequence[str] = (), after: float = 0.0, every: float = 0.0) -> Script:

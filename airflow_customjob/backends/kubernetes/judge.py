@@ -88,7 +88,7 @@ def status_of(pod: Json, now: float) -> ReplicaStatus | None:
         "node": spec.get("nodeName", ""),
         "digest": (metadata.get("annotations") or {}).get(names.DIGEST, ""),
     }
-    if names.GATE in (gate["name"] for gate in spec.get("schedulingGates", ())):
+    if names.GATE in _gates(pod):
         return ReplicaStatus(ref, Phase.CREATED, **common)
     container = _container(status.get("containerStatuses", ()))
     state = container.get("state", {})
@@ -204,7 +204,7 @@ def _failed_installer(status: Json) -> tuple[str, int, str] | None:
 def _waiting(ref: ReplicaRef, pod: Json, common: dict[str, Any]) -> ReplicaStatus:
     reason, said = failing_to_start(pod)
     if not reason:
-        return ReplicaStatus(ref, Phase.WAITING, message=_held_up(pod), **common)
+        return ReplicaStatus(ref, Phase.WAITING, message=_held_up(pod), queued=bool(_gates(pod)), **common)
     waits = ReplicaStatus(ref, Phase.WAITING, message=_said(reason, said), **common)
     return given_up(waits) if any(words in said.lower() for words in HOPELESS.get(reason, ())) else waits
 
@@ -231,8 +231,7 @@ def given_up(status: ReplicaStatus, why: str = "") -> ReplicaStatus:
 
 def _held_up(pod: Json) -> str:
     """Why it has no node yet; or what its node is about to do."""
-    gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates", ())]
-    if names.KUEUE_GATE in gates:
+    if names.KUEUE_GATE in (gates := _gates(pod)):
         return "Kueue has not admitted the job yet (kubectl describe workload says why)"
     if gates:
         return f"it is held back by {', '.join(gates)}"
@@ -242,6 +241,11 @@ def _held_up(pod: Json) -> str:
             return f"{NO_ROOM}: {said}" if "Insufficient" in said else said
     node = pod.get("spec", {}).get("nodeName")
     return prepares(node) if node else "it has no node yet"
+
+
+def _gates(pod: Json) -> list[str]:
+    """By whom the scheduler is kept from it, once our own gate is gone."""
+    return [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates", ())]
 
 
 def prepares(node: str) -> str:
