@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from airflow_customjob.backends.base import Retention
-from airflow_customjob.backends.kubernetes import KubernetesBackend, builds, packages
+from airflow_customjob.backends.kubernetes import KubernetesBackend, builders, builds, packages
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.client import Job
 from airflow_customjob.plan.types import Prepared
@@ -289,7 +289,7 @@ def test_gc_removes_what_a_dead_process_left_of_an_installation(
 
         api = await api_of(replace(backend, namespace=namespace))
         fetched = await fetch([str(wheel(tmp_path, HELLO))], print)
-        build = packages.Build(f"{served.address}/base/py:1", fetched, backend)
+        build = builders.Build(f"{served.address}/base/py:1", fetched, backend)
         try:
             made = builds.Builds(api, backend, {})
             await made._make(build)  # and dies

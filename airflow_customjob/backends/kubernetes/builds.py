@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Retention, Say
 from airflow_customjob.backends.kubernetes import names
 from airflow_customjob.backends.kubernetes.api import MERGE, Api, ApiError, Conflict, Missing
+from airflow_customjob.backends.kubernetes.builders import MAX_BUILD, Build, builder, builder_secrets, cuts
 from airflow_customjob.backends.kubernetes.judge import HOPELESS, NODE_PATIENCE
-from airflow_customjob.backends.kubernetes.packages import MAX_BUILD, MAX_SECRET, Build, builder, builder_secrets, cuts
+from airflow_customjob.backends.kubernetes.packages import MAX_SECRET
 from airflow_customjob.backends.kubernetes.refusals import refusal
 from airflow_customjob.packaging import Fetched
 from airflow_customjob.plan.types import PoolPlan

@@ -1,0 +1,200 @@
+"""What is sent to Kubernetes to make an image of packages: a Pod of the executor image. Pure data, but for the archives themselves.
+
+One container installs: it runs code of packages, and has no password and no service account's token. Another one alone has the
+registry's password: it runs nothing of what was installed, and follows no link in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_customjob.backends.kubernetes import names
+from airflow_customjob.backends.kubernetes.packages import (
+    MAX_SECRET,
+    ORDER,
+    ORDERS,
+    WORK,
+    installed,
+    installer,
+    numbered,
+    order_of,
+)
+from airflow_customjob.packaging import Fetched, append_layer, content_key, install
+
+if TYPE_CHECKING:
+    from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
+
+SPOOL, LOGIN = "/opt/customjob/spool", "/opt/customjob/login"
+"""Folders of the container that appends: what it may write to, and a registry's login."""
+APPEND, RESULT = "append.json", "/dev/termination-log"
+MAX_BUILD = 16 * MAX_SECRET
+"""Bytes of packages that a builder is brought, in as many Secrets."""
+REQUESTS = {"requests": {"cpu": "100m", "memory": "256Mi"}}
+"""Of a builder, where the template says nothing."""
+_PLACING = (
+    "affinity", "hostAliases", "imagePullSecrets", "nodeSelector", "priorityClassName", "runtimeClassName", "securityContext",
+    "tolerations",
+)  # fmt: skip
+"""What of the user's Pod a builder has too: where it may run, and as whom."""
+_CONTAINERS = ("imagePullPolicy", "resources", "securityContext")
+
+
+@dataclass(frozen=True)
+class Build:
+    """Packages that go into an image.
+
+    :param base: the executor image's name: its digest is part of the key where the name has one.
+    """
+
+    base: str
+    packages: tuple[Fetched, ...]
+    backend: KubernetesBackend = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        return content_key(self.base, self.packages, options=(self.repository, *self.backend.index_urls))[:24]
+
+    @property
+    def repository(self) -> str:
+        return (self.backend.registry or "").rstrip("/")
+
+    @property
+    def name(self) -> str:
+        """Of the Pod that builds, and of the ConfigMap that says what came of it."""
+        return f"customjob-build-{self.key}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {**names.MANAGED, names.KIND: names.BUILD}
+
+    @property
+    def names(self) -> str:
+        return ", ".join(item.filename for item in self.packages)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Labels of the image."""
+        hashes = " ".join(f"{item.filename}@sha256:{item.sha256}" for item in self.packages)
+        return {f"{names.PREFIX}/executor": self.base, f"{names.PREFIX}/packages": hashes}
+
+
+def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, Any]:
+    """The Pod that builds.
+
+    :param template: the user's Pod.
+    :param pieces: how many Secrets bring the packages.
+    """
+    backend, spec = build.backend, template.get("spec", {})
+    orders = {"name": "customjob-orders", "mountPath": ORDERS, "readOnly": True}
+    user: dict[str, Any] = next((item for item in spec.get("containers", ()) if item["name"] == names.CONTAINER), {})
+    common = {"image": build.base, "resources": REQUESTS, **{key: user[key] for key in _CONTAINERS if key in user}}
+    appender: dict[str, Any] = {
+        **common,
+        "name": names.APPENDER,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "command": ["python3", "-I", "-S", f"{ORDERS}/append_layer.py"],
+        "volumeMounts": [
+            orders,
+            {"name": "customjob-work", "mountPath": WORK, "readOnly": True},
+            installed() | {"readOnly": True},
+            {"name": "customjob-spool", "mountPath": SPOOL},
+        ],
+    }
+    volumes: list[dict[str, Any]] = [
+        {"name": "customjob-orders", "projected": {"sources": _sources(build, pieces)}},
+        *({"name": f"customjob-{name}", "emptyDir": {}} for name in ("work", "packages", "spool")),
+    ]
+    if backend.registry_secret:
+        items = [{"key": ".dockerconfigjson", "path": "config.json"}]
+        volumes.append({"name": "customjob-login", "secret": {"secretName": backend.registry_secret, "items": items}})
+        appender["volumeMounts"].append({"name": "customjob-login", "mountPath": LOGIN, "readOnly": True})
+    placed = {key: spec[key] for key in _PLACING if key in spec}
+    if backend.image_pull_secrets:
+        placed["imagePullSecrets"] = [{"name": secret} for secret in backend.image_pull_secrets]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": build.name, "labels": build.labels, "annotations": dict(names.DEFAULTS)},
+        "spec": {
+            **placed,
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": int(backend.build_timeout) + 60,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "initContainers": [{**installer(build.base, ()), **common}],
+            "containers": [appender],
+            "volumes": volumes,
+        },
+    }
+
+
+def builder_secrets(build: Build, archives: Sequence[bytes], owner: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the builder is brought: the first one with its orders, then packages in pieces. They go with their Pod.
+
+    :param owner: a reference to the Pod.
+    """
+    pieces = [
+        (path, cut)
+        for path, archive in zip(numbered(item.filename for item in build.packages), archives, strict=True)
+        for cut in cuts(archive)
+    ]
+    parts: dict[str, list[str]] = {}
+    for number, (path, _) in enumerate(pieces):
+        parts.setdefault(f"{WORK}/{path}", []).append(_piece(number))
+    order = order_of(list(parts), build.backend, compile=True, parts=parts)
+    append = {
+        "base": build.base,
+        "target": f"{build.repository}:{build.key}",
+        "tree": install.USER_BASE,
+        "at": install.USER_BASE,
+        "env": {"PYTHONUSERBASE": install.USER_BASE},
+        "labels": build.provenance,
+        "notes": f"{WORK}/out/installed.json",
+        "noted_as": f"{names.PREFIX}/versions",
+        "auths": f"{LOGIN}/config.json" if build.backend.registry_secret else None,
+        "plain_http": [build.repository.partition("/")[0]] if build.backend.registry_plain_http else [],
+        "certificates": None,
+        "spool": SPOOL,
+        "result": RESULT,
+    }
+    texts = {
+        "install.py": inspect.getsource(install),
+        "append_layer.py": inspect.getsource(append_layer),
+        ORDER: json.dumps(order),
+        APPEND: json.dumps(append),
+    }
+    secrets: list[dict[str, Any]] = [{"stringData": texts}]
+    secrets += [{"data": {"piece": base64.b64encode(piece).decode()}} for _, piece in pieces]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"{build.name}-{number}", "labels": build.labels, "ownerReferences": [owner]},
+            **secret,
+        }
+        for number, secret in enumerate(secrets)
+    ]
+
+
+def cuts(archive: bytes) -> list[bytes]:
+    return [archive[start : start + MAX_SECRET] for start in range(0, len(archive), MAX_SECRET)]
+
+
+def _sources(build: Build, pieces: int) -> list[dict[str, Any]]:
+    texts = ["install.py", "append_layer.py", ORDER, APPEND]
+    return [
+        {"secret": {"name": f"{build.name}-0", "items": [{"key": text, "path": text} for text in texts]}},
+        *(
+            {"secret": {"name": f"{build.name}-{number + 1}", "items": [{"key": "piece", "path": _piece(number)}]}}
+            for number in range(pieces)
+        ),
+    ]
+
+
+def _piece(number: int) -> str:
+    return f"pieces/{number:04}"
