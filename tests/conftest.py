@@ -51,6 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             os.environ["PATH"] = exports().get("PATH", os.environ["PATH"])  # with a kubectl, where there was none
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Of two processes (``-n 2 --dist loadfile``) one has all tests that share an Airflow, the other one all else, file by file."""
     from xdist.scheduler import LoadFileScheduling

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,19 @@ def test_a_replica_on_a_silent_node_comes_back_only_when_the_old_one_is_gone(
     driving.join(60)
     assert client.get(job.job_id).state is JobState.JOB_STATE_CANCELLED
     assert any("workerpool1-0 was lost and starts again (1 of 5)" in text for text in said), said
+
+
+def test_a_cluster_of_which_every_process_was_killed_comes_up_again(cluster: int) -> None:
+    """As at the end of a session of whoever started it: the pid files that stay must not be taken for failures of this start."""
+    backend = replace(BACKEND, kubeconfig=exports(cluster)["KUBECONFIG"])
+    run = f"/run/customjob-kubernetes-{cluster}/"
+    programs = [int(path.read_text()) for path in (Path(backend.kubeconfig or "").parent / "pid").iterdir()]
+    shims = subprocess.run(["pgrep", "-f", f"containerd-shim.*{run}"], capture_output=True, text=True, check=False)
+    for pid in [*programs, *map(int, shims.stdout.split())]:
+        os.kill(pid, signal.SIGKILL)
+    do("up", cluster)
+    ended = CustomJobClient(backend).run(job_of(pool("echo up"), pool("exec sleep 1000")))
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, ended.error
 
 
 def until(check: Callable[[], bool], said: list[str]) -> None:
