@@ -247,7 +247,10 @@ class Engine(Protocol):
         ...
 
     async def stop(self, refs: Sequence[ReplicaRef], grace: float) -> None:
-        """Polite signal, ``grace`` seconds, final signal; concurrently. Returns when they have ended. A created one is left."""
+        """Polite signal, ``grace`` seconds, final signal; concurrently. Returns when they have ended. A created one is left.
+
+        The engine sends the final signal though the caller may be gone by then, some time after the grace.
+        """
         ...
 
     async def remove(self, refs: Sequence[ReplicaRef]) -> None:

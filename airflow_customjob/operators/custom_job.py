@@ -82,8 +82,8 @@ class CustomJobOperator(BaseOperator):
         reference (``env:NAME``, ``file:/path``, ``variable:KEY``, ``connection:ID``). (templated)
     :param trial_id: hyperparameter trial. (templated)
     :param stop_grace: seconds between the polite and the final signal when a replica is stopped. Airflow kills a worker's task
-        five seconds after it has told it to stop, and gives a trigger thirty: what is left then is ended by any other live task of
-        the installation, within a minute.
+        five seconds after it has told it to stop, and gives a trigger thirty: where the grace is longer, the engine itself ends the
+        replicas, and any other live task of the installation clears them away, within a minute.
     :param timeout_state: how a job ends whose ``scheduling.timeout`` has passed: CANCELLED, EXPIRED or FAILED.
     :param cluster_spec: how CLUSTER_SPEC reaches a replica: ``env``, ``file`` or ``none``.
     :param single_replica: form of CLUSTER_SPEC in a job of one replica: ``workerpool0``, ``chief`` or ``unset``.

@@ -256,6 +256,17 @@ async def test_no_grace_is_the_final_signal_at_once(bench: Bench) -> None:
 
 
 @on_each_engine
+async def test_who_is_stopped_ends_though_whoever_stopped_it_has_died(bench: Bench) -> None:
+    """Regression: Airflow kills a task five seconds after it has told it to stop; with more grace, replicas went on for a minute."""
+    _, refs = await bench.launched(stubborn())
+    await bench.until_it_says(refs[0], "ready")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(bench.engine.stop(refs, 3.0), 1.0)
+    assert (await bench.seen())["workerpool0-0"].phase is Phase.RUNNING
+    assert (await bench.ended())["workerpool0-0"].exit_code == 137
+
+
+@on_each_engine
 async def test_sigterm_ends_what_does_not_handle_it(bench: Bench) -> None:
     _, refs = await bench.launched(sleeps())
     await bench.until_it_says(refs[0], "ready")

@@ -132,6 +132,17 @@ class Api:
             finally:
                 response.close()
 
+    async def stop_container(self, container: str, seconds: int) -> None:
+        """SIGTERM, and SIGKILL after some seconds, which the daemon sends whether or not anybody waits for it any more. Return when
+        it does not run, or is gone."""
+        try:
+            async with self.stream(
+                "POST", f"containers/{container}/stop", what=f"stop {container}", params={"t": seconds}
+            ) as content:
+                await content.read()
+        except Missing:
+            return
+
     async def wait_until_ended(self, container: str) -> None:
         """Return when it does not run, or is gone."""
         try:

@@ -82,6 +82,7 @@ def container_body(
         "Hostname": replica.host,
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": replica_labels(plan, ref),
+        "StopSignal": "SIGTERM",  # whatever the image's is
         "HostConfig": _host_config(plan, ref, settings, host, devices),
     }
     if replica.command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -209,23 +210,22 @@ class DockerEngine:
         await _all(self._stop(ref, grace) for ref in refs)
 
     async def _stop(self, ref: ReplicaRef, grace: float) -> None:
-        """By two signals: Docker's own stop counts in whole seconds."""
+        """Docker's own stop counts in whole seconds: its final signal is for the case that this process does not live to send it."""
         self._statuses.dismiss(ref.name)
-        if grace > 0 and await self._signal(ref, "SIGTERM"):
+        if grace > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
-                    await self._api.wait_until_ended(ref.name)
+                    await self._api.stop_container(ref.name, math.ceil(grace))
                     self._hub.died.add(ref.name)
                     return
-        if await self._signal(ref, "SIGKILL"):
+        if await self._kill(ref):
             await self._api.wait_until_ended(ref.name)
         self._hub.died.add(ref.name)
 
-    async def _signal(self, ref: ReplicaRef, signal: str) -> bool:
+    async def _kill(self, ref: ReplicaRef) -> bool:
         """False: it does not run."""
-        params = {"signal": signal}
         try:
-            await self._api.call("POST", f"containers/{ref.name}/kill", what=f"stop {ref.name}", params=params)
+            await self._api.call("POST", f"containers/{ref.name}/kill", what=f"stop {ref.name}")
         except (Missing, Conflicting):
             return False
         return True

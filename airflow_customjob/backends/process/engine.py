@@ -201,6 +201,8 @@ class ProcessEngine:
         with replicas.shim_of(self._folders.replica(ref)) as shim:
             if shim is None:
                 return
+            if grace > 0:
+                await _in_thread(replicas.grant, self._folders.replica(ref), grace)
             steps = [(signal.SIGTERM, grace)] if grace > 0 else []
             steps += [(signal.SIGUSR1, replicas.KILL_PATIENCE), (signal.SIGKILL, 1.0)]
             for number, patience in steps:

@@ -228,6 +228,12 @@ def tell(shim: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(shim, number)
 
 
+def grant(folder: Path, grace: float) -> None:
+    """Let the shim kill its replica itself this many seconds after SIGTERM, should nobody live to tell it so."""
+    with suppress(OSError):  # no room, or it is just being removed
+        (folder / "grace").write_text(str(grace))
+
+
 def remove(folders: Folders, ref: ReplicaRef) -> None:
     """Take the folder away, and with it whatever was started in it at the last moment."""
     folder = folders.replica(ref)

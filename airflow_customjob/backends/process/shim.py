@@ -8,7 +8,8 @@ A shim
    that lock is held, the replica runs. The kernel lets go of it with the shim, however that ends;
  * is the subreaper of all that its command starts, so that nothing gets away by forking or by a session of its own;
  * writes what the command prints to ``log``, each line after the time of its first byte;
- * passes SIGTERM on to the command, to it alone as a container's engine does; at SIGUSR1 it kills everything;
+ * passes SIGTERM on to the command, to it alone as a container's engine does; at SIGUSR1, and as many seconds after SIGTERM as
+   the file ``grace`` says by then, it kills everything;
  * kills everything also when its replica's folder is deleted: nobody could find it any more;
  * when the command has ended, kills what that left behind, empties the pipe, and writes ``exit.json``. Then it ends.
 
@@ -98,6 +99,7 @@ class Shim:
             signal.signal(number, signal.SIG_IGN)
         self.child = 0
         self.status: int | None = None
+        self.kill_at: float | None = None
 
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -194,12 +196,15 @@ class Shim:
         poll.register(self.wake, select.POLLIN)
         open_ = True
         while self.status is None:
-            for source, _ in poll.poll():
+            left = None if self.kill_at is None else max(0.0, self.kill_at - time.monotonic())
+            for source, _ in poll.poll(left and 1000 * left):
                 if source == self.wake:
                     self.signalled(os.read(self.wake, 512))
                 elif not log.take(out):
                     poll.unregister(out)
                     open_ = False
+            if self.kill_at is not None and time.monotonic() >= self.kill_at:
+                self.kill()
         self.kill_all()
         while open_ and log.take(out):
             pass
@@ -225,9 +230,15 @@ class Shim:
         if signal.SIGTERM in numbers:
             with suppress(PermissionError):
                 os.kill(self.child, signal.SIGTERM)
+            if self.kill_at is None:
+                with suppress(OSError, ValueError), open(self.path("grace")) as file:
+                    self.kill_at = time.monotonic() + float(file.read())
         if signal.SIGUSR1 in numbers or (signal.SIGIO in numbers and not os.path.exists(self.path("claim"))):
-            self.killed = True
-            self.kill_all()
+            self.kill()
+
+    def kill(self) -> None:
+        self.killed, self.kill_at = True, None
+        self.kill_all()
 
     def reap(self) -> bool:
         """Whether any child is left. Orphans of the command are children too."""
