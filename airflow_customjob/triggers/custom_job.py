@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.configuration import conf
@@ -27,6 +27,9 @@ SUPERSEDED = 60.0
 would be too late, and might be taken for that try's."""
 ASK_AGAIN = 1.0
 """Seconds between two attempts to read the task's state."""
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the task's state: Airflow leaves a cleared task its trigger until what comes before it in its DAG has
+run again, if that was cleared too (3.3.2)."""
 HANDOVER = 2.0
 """Seconds of Airflow's budget for on_kill that are left to Airflow."""
 
@@ -57,17 +60,23 @@ class CustomJobTrigger(BaseTrigger):
         from airflow_customjob.supervisor.supervise import Fenced
 
         what, message = ENDED, ""
+        where = Held.from_json(self.held).owner.where
         try:
             driver = await self._driver()
             async with driver.at_work():
                 with self._once.begun_by_cancellation():
-                    ended = await self._in_time(driver)
+                    async with self._looking_for_a_clear(where):
+                        ended = await self._in_time(driver)
                 if ended is None:
                     what = TIMED_OUT
                     await driver.cancel(
                         Canceller.OPERATOR, "The job was cancelled: its task's execution_timeout is over."
                     )
                     await driver.supervise()
+                while ended is not None and await ask_airflow(state_at, where) is None:
+                    await asyncio.sleep(
+                        LOOK_EVERY
+                    )  # Airflow takes no event of a cleared task, and would start this trigger again
         except Fenced as fenced:
             what, message = LOST_IT, str(fenced)
             if fenced.found is not None and is_same_task(fenced.found.owner, Held.from_json(self.held).owner):
@@ -103,6 +112,21 @@ class CustomJobTrigger(BaseTrigger):
                 ended = state in ENDED_TASK  # one that was cleared may show its next job by now
                 async with driver.at_work() if ended else nullcontext():
                     await driver.supervise()
+
+    @asynccontextmanager
+    async def _looking_for_a_clear(self, where: Mapping[str, str]) -> AsyncIterator[None]:
+        async def look() -> None:
+            state: str | None = "deferred"
+            while state is not None:
+                await asyncio.sleep(LOOK_EVERY)
+                state = await ask_airflow(state_at, where)
+            self._once.begin()
+
+        looking = asyncio.create_task(look())
+        try:
+            yield
+        finally:
+            looking.cancel()
 
     async def _in_time(self, driver: Driver) -> Job | None:
         """The ended job; None: the deadline passed first."""

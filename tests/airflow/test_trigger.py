@@ -174,6 +174,31 @@ def test_a_cancellation_with_a_message_ends_the_job_though_on_kill_is_never_call
     assert deferred.state() is (JobState.JOB_STATE_CANCELLED if ends else JobState.JOB_STATE_RUNNING)
 
 
+def test_a_cleared_task_that_waits_for_others_needs_no_call_of_on_kill(
+    world: FakeWorld, deferred: Deferred, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what comes before it was cleared too; until that had run again, Airflow left the trigger, and so the job, alone."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    world.script("workerpool0-0", runs_for_ever())
+    deferred.start()
+
+    async def main() -> None:
+        running = asyncio.create_task(anext(deferred.trigger().run()))
+        await asyncio.sleep(0.5)
+        assert world.replicas()
+        airflow.states = [None]
+        async with asyncio.timeout(5):
+            while world.replicas():
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        assert not running.done(), "no event: Airflow would not take it, and would start the trigger again"
+        airflow.states = ["scheduled"]
+        await running
+
+    asyncio.run(main())
+    assert deferred.state() is JobState.JOB_STATE_CANCELLED
+
+
 @pytest.mark.parametrize("states", [["deferred"], [UNKNOWN, UNKNOWN, "deferred"]])
 def test_on_kill_leaves_the_job_of_a_trigger_that_only_moved(
     world: FakeWorld, deferred: Deferred, airflow: Airflow, states: list[str | None]
