@@ -1,11 +1,14 @@
 """Installs packages where the job will run: a script for the executor image's own Python, 3.7 or later, and nothing else.
 
 ``python3 install.py``, in a folder with ``order.json`` that says what. The commands are those of Vertex AI's own executor, and
-they are told in its words.
+they are told in its words. ``python3 install.py --pin`` also writes down which versions each package's dependencies came to; where
+that lies beside an order, as ``pins.json``, they come to the same again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import json
 import os
 import shlex
@@ -17,6 +20,9 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.error
+import urllib.request
+from typing import Any
 
 USER_BASE = "/opt/customjob/packages"
 """Where packages are installed: by whoever the image's user is, and found by whoever runs the replica."""
@@ -24,7 +30,15 @@ REFUSED = 3
 """Exit code: the last line says why."""
 GATE_PATIENCE = 60.0
 """Seconds until the way out must be open."""
-_LIST = "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+TRIES, STALL = 5, 60.0
+"""Of a download, and seconds without a byte after which it has broken off."""
+PINS = "pins.json"
+_LIST = (
+    "import importlib.metadata as m, json; "
+    "print(json.dumps({d.metadata['Name']: d.version for d in reversed(list(m.distributions()))}))"
+)
+"""Of a project that lies in several places Python takes the first, which so comes last here."""
+_CHUNK = 2**20
 
 
 class Refusal(Exception):
@@ -32,13 +46,16 @@ class Refusal(Exception):
 
 
 def install_commands(
-    filename: str, pip: tuple[str, ...] = ("pip3", "install", "--user")
+    filename: str, pip: tuple[str, ...] = ("pip3", "install", "--user"), constraints: str = ""
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Vertex AI's two passes: this very build, whatever is there already; then what it depends on.
 
     Each package is installed whole before the next one (the executor's run_module.py, seen in its own log).
+
+    :param constraints: a file with the versions that dependencies come to; empty: whatever the index has.
     """
-    return (*pip, "--upgrade", "--force-reinstall", "--no-deps", filename), (*pip, filename)
+    held = ("--constraint", constraints) if constraints else ()
+    return (*pip, "--upgrade", "--force-reinstall", "--no-deps", filename), (*pip, *held, filename)
 
 
 def installer(only_user_base: bool = False) -> tuple[str, ...]:
@@ -103,9 +120,9 @@ def environment(work: str, indexes: list[str], certificates: str | None) -> dict
     return {**os.environ, **ours}
 
 
-def main(folder: str) -> None:
-    with open(os.path.join(folder, "order.json"), encoding="utf-8") as file:
-        order = json.load(file)
+def main(folder: str, pin: bool = False) -> None:
+    """:param pin: write down which versions each package's dependencies came to."""
+    order = _read(os.path.join(folder, "order.json"))
     end = time.monotonic() + order["seconds"]
     os.umask(0o022)
     if order["gate"]:
@@ -115,19 +132,101 @@ def main(folder: str) -> None:
         os.makedirs(os.path.join(work, name), exist_ok=True)
     for package, pieces in order.get("parts", {}).items():
         _join(package, [os.path.join(folder, piece) for piece in pieces])
+    for package, source in order.get("fetch", {}).items():
+        _fetch(package, source)
     env = environment(work, order["indexes"], order["certificates"])
     pip = installer(order.get("only_user_base", False))
-    before = _installed(env)
-    for package in order["packages"]:
+    pinned = os.path.join(folder, PINS)
+    told = _read(pinned) if os.path.exists(pinned) else ()
+    before = known = _installed(env)
+    held: dict[str, str] = {}
+    own: set[str] = set()
+    pins: list[dict[str, str]] = []
+    for number, package in enumerate(order["packages"]):
+        held.update(told[number] if told else {})
         print("Installing the package", flush=True)
-        for command in install_commands(os.path.basename(package), pip):
+        for command in install_commands(os.path.basename(package), pip, _constraints(work, held)):
             print("Running command: " + " ".join(map(shlex.quote, command)), flush=True)
             _run(command, env, os.path.dirname(os.path.join(folder, package)), end, order["seconds"])
-    news = {name: version for name, version in _installed(env).items() if before.get(name) != version}
+            if pin:
+                earlier, known = known, _installed(env)
+                pins.append(_news(earlier, known))
+        if pin:  # of a package's own name no version is held: some that are built have another one each time
+            dependencies, itself = pins.pop(), pins.pop()
+            own.update(itself)
+            pins.append({name: "" if name in own else version for name, version in {**itself, **dependencies}.items()})
+    news = _news(before, _installed(env))
     if order.get("compile"):
         _compile(env)
     with open(os.path.join(work, "out", "installed.json"), "w", encoding="utf-8") as file:
         json.dump(news, file)
+    if pin:
+        with open(os.path.join(work, "out", PINS), "w", encoding="utf-8") as file:
+            json.dump({"installed": news, "pins": pins}, file)
+
+
+def _read(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _news(before: dict[str, str], after: dict[str, str]) -> dict[str, str]:
+    return {name: version for name, version in after.items() if before.get(name) != version}
+
+
+def _constraints(work: str, held: dict[str, str]) -> str:
+    """A file that holds these projects at their versions, as far as they have one; empty: none has."""
+    lines = [f"{name}=={version}\n" for name, version in held.items() if version]
+    path = os.path.join(work, "constraints.txt")
+    if not lines:
+        return ""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+    return path
+
+
+def _fetch(package: str, source: dict[str, Any]) -> None:
+    """
+    :param source: ``url``, ``shown`` (of it, what may be told), ``sha256`` and ``size``.
+    :raises Refusal: it cannot be had, or is not what it was.
+    """
+    print(f"Downloading the package: {source['shown']}", flush=True)
+    os.makedirs(os.path.dirname(package), exist_ok=True)
+    why = ""
+    for turn in range(TRIES):
+        time.sleep(2 ** (turn - 1) if turn else 0)
+        try:
+            digest, size = _download(source["url"], package, source["size"])
+        except urllib.error.HTTPError as error:
+            why = f"HTTP {error.code}"
+            if error.code < 500 and error.code not in (408, 425, 429):
+                break
+        except (OSError, http.client.HTTPException) as error:  # their own words may quote the URL
+            why = getattr(error, "strerror", None) or str(getattr(error, "reason", "")) or type(error).__name__
+        else:
+            if digest == source["sha256"]:
+                return
+            why = f"it ended after {size:,} of {source['size']:,} bytes"
+            if size >= source["size"]:
+                raise Refusal(
+                    f"{source['shown']} has changed since the job was made: the sha256 was {source['sha256']}; publish other "
+                    "code under another name"
+                )
+    raise Refusal(f"{source['shown']} cannot be downloaded here: {why}; is that server reached without a login?")
+
+
+def _download(url: str, path: str, size: int) -> tuple[str, int]:
+    """The sha256 of what came, and its size; one byte more than expected is enough to know."""
+    digest, got = hashlib.sha256(), 0
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - http(s), as was fetched before
+    with urllib.request.urlopen(request, timeout=STALL) as answer, open(path, "wb") as file:  # noqa: S310
+        while got <= size:
+            data = answer.read(min(_CHUNK, size + 1 - got))
+            if not data:
+                break
+            digest.update(data)
+            got += file.write(data)
+    return digest.hexdigest(), got
 
 
 def _join(package: str, pieces: list[str]) -> None:
@@ -178,7 +277,7 @@ def _installed(env: dict[str, str]) -> dict[str, str]:
 
 if __name__ == "__main__":
     try:
-        main(os.path.dirname(os.path.abspath(__file__)))
+        main(os.path.dirname(os.path.abspath(__file__)), pin=sys.argv[1:] == ["--pin"])
     except Refusal as refusal:
         print(refusal, flush=True)
         sys.exit(REFUSED)
