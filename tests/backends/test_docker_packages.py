@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import ipaddress
 import json
 import os
 import shutil
@@ -253,7 +254,7 @@ def found():
 """
 
 
-class _Private(BaseHTTPRequestHandler):
+class PrivateIndex(BaseHTTPRequestHandler):
     """A package index as servers of artifacts are: a password, and links relative to its own root."""
 
     package = wheel_bytes("secretdep", {"it.py": ""})
@@ -280,14 +281,16 @@ class _Private(BaseHTTPRequestHandler):
 def private_index(folder: Path) -> Iterator[tuple[str, Path]]:
     """``host:port/simple`` of an index that containers reach, and that asks for a password; and the authority behind it."""
     inspected = subprocess.run(["docker", "network", "inspect", "bridge"], capture_output=True, check=True)
-    gateway = json.loads(inspected.stdout)[0]["IPAM"]["Config"][0]["Gateway"]
+    network = json.loads(inspected.stdout)[0]["IPAM"]["Config"][0]
+    # a daemon tells it only where the bridge was there before it
+    gateway = network.get("Gateway") or str(ipaddress.ip_network(network["Subnet"])[1])
     cert, key = folder / "cert.pem", folder / "key.pem"
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=index"]
     request += ["-addext", f"subjectAltName=IP:{gateway}", "-keyout", str(key), "-out", str(cert)]
     subprocess.run(request, check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
-    with ThreadingHTTPServer((gateway, 0), _Private) as server:
+    with ThreadingHTTPServer((gateway, 0), PrivateIndex) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever).start()
         yield f"{gateway}:{server.server_port}/simple", cert
