@@ -29,8 +29,7 @@ def check_indexes(texts: Iterable[str]) -> None:
     :raises ValueError: one is neither a URL without a password nor a reference to a secret.
     """
     for number, text in enumerate(texts):
-        kind, _, rest = text.partition(":")
-        if kind in KINDS and rest and not rest.startswith("//"):
+        if is_reference(text):
             continue
         parts = urlsplit(text)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -45,6 +44,12 @@ def check_indexes(texts: Iterable[str]) -> None:
             )
 
 
+def is_reference(text: str) -> bool:
+    """Whether it says where a URL is found that may have a password."""
+    kind, _, rest = text.partition(":")
+    return kind in KINDS and bool(rest) and not rest.startswith("//")
+
+
 def resolve_indexes(texts: Iterable[str]) -> list[Index]:
     """The indexes with their passwords. May block: it reads files and asks Airflow.
 
@@ -54,7 +59,7 @@ def resolve_indexes(texts: Iterable[str]) -> list[Index]:
 
 
 def _index(where: str, text: str) -> Index:
-    if "://" in text and text.startswith("http"):
+    if not is_reference(text):
         return Index(text)
     if _WHOLE_CONNECTION.fullmatch(text):
         url = look_up(where, f"{text}/host")

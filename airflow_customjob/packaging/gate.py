@@ -1,8 +1,8 @@
 """The way out of a container that installs packages: a script for the executor image's own Python, 3.7 or later, and nothing else.
 
-``python3 -I gate.py``, in a folder with ``gate.json``, as root with NET_ADMIN, in the network namespace that the installing
-container joins. It closes the way to the cloud's metadata, and then serves the package indexes at 127.0.0.1: it alone knows
-their passwords. What it gives away is an index's page of a project, and the files that such a page has named.
+``python3 -I gate.py``, in a folder with ``gate.json``, in the network namespace that the installing container shares. It serves the
+package indexes at 127.0.0.1: it alone knows their passwords. What it gives away is an index's page of a project, and the files
+that such a page has named. As root with NET_ADMIN it first closes the way to the cloud's metadata, where it is told to.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -214,11 +215,14 @@ def main(folder: str) -> None:
     path = os.path.join(folder, "gate.json")
     with open(path, encoding="utf-8") as file:
         order = json.load(file)
-    os.unlink(path)  # from here on it is in this process only
-    try:
-        close(LINK_LOCAL)
-    except OSError as error:
-        sys.exit(f"the way to {LINK_LOCAL[0]} cannot be closed in this container: {error}")
+    if not order["kept"]:
+        os.unlink(path)  # from here on it is in this process only
+    for network in order["closes"]:
+        try:
+            close(network)
+        except OSError as error:
+            sys.exit(f"the way to {network[0]} cannot be closed in this container: {error}")
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # as process 1 it would not be ended by it
     server = Server(Indexes(order["indexes"], order["certificates"]))
     threading.Timer(order["seconds"], os._exit, (0,)).start()  # whoever made it may not be there to end it
     server.serve_forever()

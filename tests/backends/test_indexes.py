@@ -9,6 +9,7 @@ import pytest
 from airflow_customjob.backends.base import LaunchRefused
 from airflow_customjob.backends.docker import DockerBackend
 from airflow_customjob.backends.indexes import Index, resolve_indexes
+from airflow_customjob.backends.kubernetes import KubernetesBackend
 
 PLAIN = "https://pypi.org/simple"
 
@@ -55,3 +56,9 @@ def test_a_backend_takes_no_password_since_dags_are_stored(text: str, why: str) 
         DockerBackend(index_urls=(PLAIN, text))
     assert "s3cret" not in str(refused.value)
     assert "index_urls[1]" in str(refused.value)
+
+
+def test_on_kubernetes_a_password_needs_a_registry_since_each_replica_would_see_it() -> None:
+    with pytest.raises(ValueError, match=r"index_urls\[1\] is 'connection:company': .* needs a registry="):
+        KubernetesBackend(index_urls=(PLAIN, "connection:company"))
+    KubernetesBackend(index_urls=(PLAIN, "connection:company"), registry="registry.example/team/customjob")

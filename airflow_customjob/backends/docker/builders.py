@@ -131,6 +131,8 @@ def gate_files(build: Build, indexes: Sequence[Index], certificates: bytes | Non
         "indexes": [{"url": index.url, "login": index.login} for index in indexes],
         "certificates": f"{FOLDER}/ca.pem" if certificates else None,
         "seconds": build.settings.timeout + MARGIN,
+        "kept": False,
+        "closes": [gate.LINK_LOCAL],
     }
     return _tar(_scripts(gate, "gate.json", order, certificates))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from airflow_customjob.backends.base import Engine
-from airflow_customjob.backends.indexes import check_indexes
+from airflow_customjob.backends.indexes import check_indexes, is_reference
 from airflow_customjob.plan.capabilities import capabilities_of
 from airflow_customjob.plan.types import Capabilities, JobPlan
 
@@ -47,7 +47,8 @@ class KubernetesBackend:
     :param registry_secret: a Secret of the namespace (``kubernetes.io/dockerconfigjson``) whose login may write to that
         repository and read the executor image. Nodes pull with their own rights, or with ``image_pull_secrets``.
     :param registry_plain_http: that registry has no TLS.
-    :param index_urls: where packages are looked for, the first one in place of PyPI: URLs without a password.
+    :param index_urls: where packages are looked for, the first one in place of PyPI: URLs without a password; with a
+        ``registry`` also where a URL with one is found: ``connection:ID``, ``variable:KEY``, ``file:/path``, ``env:NAME``.
     :param build_timeout: seconds that an installation may take.
     :param cluster_domain: the cluster's DNS domain.
     :param share_processes: the containers of a Pod share one process namespace. A replica's command is then not process 1,
@@ -90,7 +91,7 @@ class KubernetesBackend:
             values: Any = getattr(self, name)
             object.__setattr__(self, name, (values,) if isinstance(values, str) else tuple(values))
         _check_registry(self.registry)
-        _check_indexes(self.index_urls)
+        _check_indexes(self.index_urls, self.registry)
         for name in _MAPPINGS:  # as text, so that equal configurations are equal and can be dictionary keys
             value = getattr(self, name)
             if isinstance(value, Mapping):
@@ -156,13 +157,13 @@ def _check_registry(registry: str | None) -> None:
         )
 
 
-def _check_indexes(urls: Iterable[str]) -> None:
+def _check_indexes(urls: Iterable[str], registry: str | None) -> None:
     check_indexes(urls)
     for number, url in enumerate(urls):
-        if not url.startswith(("http://", "https://")):
+        if is_reference(url) and not registry:
             raise ValueError(
-                f"KubernetesBackend: index_urls[{number}] is {url!r}: an index with a password is not supported on Kubernetes, where "
-                "code of packages would see it; name a proxy inside the cluster that adds the password"
+                f"KubernetesBackend: index_urls[{number}] is {url!r}: an index with a password needs a registry=, where packages are "
+                "installed once and their code does not see it; or name a proxy inside the cluster that adds the password"
             )
 
 

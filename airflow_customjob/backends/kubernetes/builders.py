@@ -1,7 +1,9 @@
 """What is sent to Kubernetes to make an image of packages: a Pod of the executor image. Pure data, but for the archives themselves.
 
-One container installs: it runs code of packages, and has no password and no service account's token. Another one alone has the
-registry's password: it runs nothing of what was installed, and follows no link in it.
+One container installs: it runs code of packages, and has no password, no capability and no service account's token. Another one
+alone has the registry's password: it runs nothing of what was installed, and follows no link in it. Where an index needs a
+password, a third one alone has that, and answers the first one at 127.0.0.1 (:mod:`airflow_customjob.packaging.gate`). They share a
+network namespace, in which a container without capabilities reads nobody's traffic, and no process namespace.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_customjob.backends.indexes import Index, is_reference
 from airflow_customjob.backends.kubernetes import names
 from airflow_customjob.backends.kubernetes.packages import (
     MAX_SECRET,
@@ -24,18 +27,21 @@ from airflow_customjob.backends.kubernetes.packages import (
     numbered,
     order_of,
 )
-from airflow_customjob.packaging import Fetched, append_layer, content_key, install
+from airflow_customjob.packaging import Fetched, append_layer, content_key, gate, install
 
 if TYPE_CHECKING:
     from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
 
-SPOOL, LOGIN = "/opt/customjob/spool", "/opt/customjob/login"
-"""Folders of the container that appends: what it may write to, and a registry's login."""
+SPOOL, LOGIN, GATE = (f"/opt/customjob/{name}" for name in ("spool", "login", "gate"))
+"""Folders that one container has: what the one that appends may write to, a registry's login, and those of package indexes."""
 APPEND, RESULT = "append.json", "/dev/termination-log"
 MAX_BUILD = 16 * MAX_SECRET
 """Bytes of packages that a builder is brought, in as many Secrets."""
 REQUESTS = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 """Of a builder, where the template says nothing."""
+GATE_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
+MARGIN = 60
+"""Seconds beyond ``build_timeout`` after which the cluster ends a builder."""
 _PLACING = (
     "affinity", "hostAliases", "imagePullSecrets", "nodeSelector", "priorityClassName", "runtimeClassName", "securityContext",
     "tolerations",
@@ -67,6 +73,10 @@ class Build:
     def name(self) -> str:
         """Of the Pod that builds, and of the ConfigMap that says what came of it."""
         return f"customjob-build-{self.key}"
+
+    @property
+    def has_gate(self) -> bool:
+        return any(map(is_reference, self.backend.index_urls))
 
     @property
     def labels(self) -> dict[str, str]:
@@ -113,6 +123,21 @@ def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, An
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
         volumes.append({"name": "customjob-login", "secret": {"secretName": backend.registry_secret, "items": items}})
         appender["volumeMounts"].append({"name": "customjob-login", "mountPath": LOGIN, "readOnly": True})
+    installs: dict[str, Any] = {**installer(build.base, ()), **common}
+    installs["securityContext"] = _powerless(common.get("securityContext", {}))
+    gates: list[dict[str, Any]] = []
+    if build.has_gate:
+        volumes.append({"name": "customjob-gate", "secret": {"secretName": f"{build.name}-gate"}})
+        gates.append(
+            {
+                **common,
+                "name": names.INDEXES,
+                "restartPolicy": "Always",  # which makes a sidecar of it
+                "resources": GATE_RESOURCES,
+                "command": ["python3", "-I", f"{GATE}/gate.py"],
+                "volumeMounts": [{"name": "customjob-gate", "mountPath": GATE, "readOnly": True}],
+            }
+        )
     placed = {key: spec[key] for key in _PLACING if key in spec}
     if backend.image_pull_secrets:
         placed["imagePullSecrets"] = [{"name": secret} for secret in backend.image_pull_secrets]
@@ -123,19 +148,30 @@ def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, An
         "spec": {
             **placed,
             "restartPolicy": "Never",
-            "activeDeadlineSeconds": int(backend.build_timeout) + 60,
+            "activeDeadlineSeconds": int(backend.build_timeout) + MARGIN,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "initContainers": [{**installer(build.base, ()), **common}],
+            "schedulingGates": [{"name": names.GATE}],
+            "initContainers": [*gates, installs],
             "containers": [appender],
             "volumes": volumes,
         },
     }
 
 
-def builder_secrets(build: Build, archives: Sequence[bytes], owner: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the builder is brought: the first one with its orders, then packages in pieces. They go with their Pod.
+def _powerless(given: dict[str, Any]) -> dict[str, Any]:
+    """A container's security context, for code that is nobody's to trust."""
+    kept = {key: value for key, value in given.items() if key not in ("privileged", "procMount")}
+    return {**kept, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
+
+def builder_secrets(
+    build: Build, archives: Sequence[bytes], indexes: Sequence[Index], owner: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What the builder is brought: the first one with its orders, then packages in pieces, and the passwords. They go with
+    their Pod.
+
+    :param indexes: with their passwords.
     :param owner: a reference to the Pod.
     """
     pieces = [
@@ -147,6 +183,9 @@ def builder_secrets(build: Build, archives: Sequence[bytes], owner: dict[str, An
     for number, (path, _) in enumerate(pieces):
         parts.setdefault(f"{WORK}/{path}", []).append(_piece(number))
     order = order_of(list(parts), build.backend, compile=True, parts=parts)
+    if build.has_gate:
+        here = [f"http://127.0.0.1:{gate.PORT}/{number}" for number in range(len(indexes))]
+        order.update(indexes=here, gate=gate.PORT)
     append = {
         "base": build.base,
         "target": f"{build.repository}:{build.key}",
@@ -168,16 +207,26 @@ def builder_secrets(build: Build, archives: Sequence[bytes], owner: dict[str, An
         ORDER: json.dumps(order),
         APPEND: json.dumps(append),
     }
-    secrets: list[dict[str, Any]] = [{"stringData": texts}]
-    secrets += [{"data": {"piece": base64.b64encode(piece).decode()}} for _, piece in pieces]
+    secrets: dict[str, dict[str, Any]] = {"0": {"stringData": texts}}
+    for number, (_, piece) in enumerate(pieces, 1):
+        secrets[str(number)] = {"data": {"piece": base64.b64encode(piece).decode()}}
+    if build.has_gate:
+        ways = {
+            "indexes": [{"url": index.url, "login": index.login} for index in indexes],
+            "certificates": None,
+            "seconds": build.backend.build_timeout + MARGIN,
+            "kept": True,
+            "closes": [],
+        }
+        secrets["gate"] = {"stringData": {"gate.py": inspect.getsource(gate), "gate.json": json.dumps(ways)}}
     return [
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": f"{build.name}-{number}", "labels": build.labels, "ownerReferences": [owner]},
+            "metadata": {"name": f"{build.name}-{part}", "labels": build.labels, "ownerReferences": [owner]},
             **secret,
         }
-        for number, secret in enumerate(secrets)
+        for part, secret in secrets.items()
     ]
 
 

@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Retention, Say
+from airflow_customjob.backends.indexes import resolve_indexes
 from airflow_customjob.backends.kubernetes import names
-from airflow_customjob.backends.kubernetes.api import MERGE, Api, ApiError, Conflict, Missing
+from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.builders import MAX_BUILD, Build, builder, builder_secrets, cuts
 from airflow_customjob.backends.kubernetes.judge import HOPELESS, NODE_PATIENCE
 from airflow_customjob.backends.kubernetes.packages import MAX_SECRET
@@ -30,6 +31,9 @@ from airflow_customjob.plan.types import PoolPlan
 if TYPE_CHECKING:
     from airflow_customjob.backends.kubernetes.backend import KubernetesBackend
 
+NOT_BROUGHT, SLOWEST = 15.0, 1_000_000.0
+"""A builder that still waits for its packages has lost its maker after so many seconds, and those in which they are sent to the
+cluster at so many bytes a second."""
 AGAIN = 0.5
 """Seconds between two looks at a builder that has nothing to tell yet."""
 SILENCE = 60.0
@@ -99,6 +103,10 @@ class Builds:
                 await asyncio.sleep(AGAIN)
             elif _has_ended(pod):
                 await self._finish(build, pod)
+            elif _is_abandoned(pod, sum(item.size for item in build.packages)):
+                await self._remove(build.name)
+            elif _waits_for_packages(pod):
+                await asyncio.sleep(AGAIN)
             else:
                 await self._follow(build, pod, say)
 
@@ -108,7 +116,8 @@ class Builds:
         return None
 
     async def _make(self, build: Build) -> None:
-        """A builder, unless there is one by now; it waits for its Secrets, which go with it."""
+        """A builder, unless there is one by now; no node gets it before its Secrets are there, which go with it."""
+        indexes = await asyncio.to_thread(resolve_indexes, self._backend.index_urls)
         archives = [await asyncio.to_thread(item.path.read_bytes) for item in build.packages]
         pod = builder(build, self._template, sum(len(cuts(archive)) for archive in archives))
         try:
@@ -121,8 +130,11 @@ class Builds:
             raise refusal(error, f"the Pod {build.name} that installs {build.names}", "") from error
         owner = {"apiVersion": "v1", "kind": "Pod", "name": build.name, "uid": made["metadata"]["uid"]}
         try:
-            for secret in builder_secrets(build, archives, owner):
+            for secret in builder_secrets(build, archives, indexes, owner):
                 await self._api.create("secrets", secret)
+            gates = {"spec": {"schedulingGates": [{"$patch": "delete", "name": names.GATE}]}}
+            with suppress(Missing):
+                await self._api.patch("pods", build.name, gates, STRATEGIC)
         except Conflict:  # of a builder that has just gone: they go with it
             await self._remove(build.name)
             await asyncio.sleep(AGAIN)
@@ -164,7 +176,7 @@ class Builds:
                     break
                 if _has_ended(pod):
                     return
-                await self._check(build, pod, status.get("waiting") or {})
+                await self._check(build, pod)
                 await asyncio.sleep(AGAIN)
                 if (found := await self._pod(build)) is None:
                     return
@@ -173,14 +185,15 @@ class Builds:
         while (found := await self._pod(build)) and not _has_ended(found):
             await asyncio.sleep(AGAIN)
 
-    async def _check(self, build: Build, pod: Mapping[str, Any], waiting: Mapping[str, str]) -> None:
-        words, age = waiting.get("message", ""), time.time() - _seconds(pod["metadata"]["creationTimestamp"])
-        hopeless = any(word in words.lower() for word in HOPELESS.get(waiting.get("reason", ""), ()))
-        if hopeless or (waiting.get("reason") in HOPELESS and age > NODE_PATIENCE):
+    async def _check(self, build: Build, pod: Mapping[str, Any]) -> None:
+        waiting = (state.get("waiting") or {} for state in _containers(pod).values())
+        reason, words = next(
+            ((each["reason"], each.get("message", "")) for each in waiting if each.get("reason") in HOPELESS), ("", "")
+        )
+        hopeless = any(word in words.lower() for word in HOPELESS.get(reason, ()))
+        if hopeless or (reason and _age(pod) > NODE_PATIENCE):
             await self._remove(build.name)
-            raise LaunchRefused(
-                f"{build.names} cannot be installed into {build.base}: {waiting.get('reason')}: {words}"
-            )
+            raise LaunchRefused(f"{build.names} cannot be installed into {build.base}: {reason}: {words}")
 
     async def _tell(self, build: Build, container: str, say: Say) -> None:
         path, rest = self._api.path("pods", build.name, "log"), b""
@@ -207,11 +220,14 @@ class Builds:
                 )
             await self._remove(build.name)
             return
-        failed = next(
-            (name for name, state in _containers(pod).items() if (state.get("terminated") or {}).get("exitCode")), ""
-        )
+        ends = {
+            name: _containers(pod).get(name, {}).get("terminated") or {} for name in (names.INSTALLER, names.APPENDER)
+        }
+        failed = next((name for name, ended in ends.items() if ended.get("exitCode")), "")
         lines = await self._last_lines(build, failed) if failed else []
-        ended = _containers(pod).get(failed, {}).get("terminated") or {}
+        if build.has_gate:
+            lines += [f"index: {line}" for line in await self._last_lines(build, names.INDEXES)]
+        ended = ends.get(failed, {})
         why = pod["status"].get("message") or f"exit code {ended.get('exitCode')}, {ended.get('reason')}"
         await self._remove(build.name)
         what = (
@@ -239,7 +255,7 @@ async def prune(api: Api, retention: Retention, in_use: Collection[str], now: fl
     ours = f"{names.MANAGED_SELECTOR},{names.KIND}={names.BUILD}"
     removed = []
     for pod in (await api.list("pods", ours))["items"]:
-        if _has_ended(pod):
+        if _has_ended(pod) or _is_abandoned(pod, MAX_BUILD):
             removed.append(f"builder {pod['metadata']['name']}")
             if not dry_run:
                 await api.delete("pods", pod["metadata"]["name"], gracePeriodSeconds=0)
@@ -257,6 +273,19 @@ async def prune(api: Api, retention: Retention, in_use: Collection[str], now: fl
 
 def _has_ended(pod: Mapping[str, Any]) -> bool:
     return pod["status"].get("phase") in ("Succeeded", "Failed")
+
+
+def _waits_for_packages(pod: Mapping[str, Any]) -> bool:
+    return bool(pod["spec"].get("schedulingGates"))
+
+
+def _is_abandoned(pod: Mapping[str, Any], size: int) -> bool:
+    """:param size: bytes of its packages."""
+    return _waits_for_packages(pod) and _age(pod) > NOT_BROUGHT + size / SLOWEST
+
+
+def _age(pod: Mapping[str, Any]) -> float:
+    return time.time() - _seconds(pod["metadata"]["creationTimestamp"])
 
 
 def _containers(pod: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -33,13 +33,17 @@ GATE = f"{PREFIX}/gang"
 KUEUE_GATE, KUEUE_FINALIZER = "kueue.x-k8s.io/admission", "kueue.x-k8s.io/managed"
 """What Kueue holds a Pod back by, and keeps it by until somebody replaces it or its whole group has succeeded."""
 
-RECORD, NETWORK, FILES, PACKAGE, SECRET, BUILD = "record", "network", "files", "package", "secret", "build"
+RECORD, NETWORK, FILES, PACKAGE, PINS, SECRET, BUILD = (
+    "record", "network", "files", "package", "pins", "secret", "build",
+)  # fmt: skip
 """What the label ``kind`` says of objects that are no replicas."""
 
 CONTAINER = "replica"
 """The replica's own container; any other one of its Pod is a sidecar of ``pod_template``."""
 INSTALLER = "packages"
 """The init container that installs a Python package."""
+INDEXES = "indexes"
+"""The sidecar of a builder that alone knows the passwords of package indexes."""
 APPENDER = "image"
 """The container of a builder that makes an image of what was installed."""
 

@@ -1,0 +1,62 @@
+"""Images of packages that a real cluster makes: by whoever asks, whoever dies over it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from airflow_customjob.backends.base import Retention
+from airflow_customjob.backends.kubernetes import KubernetesBackend, builders, builds
+from airflow_customjob.backends.kubernetes.api import Api
+from airflow_customjob.backends.kubernetes.sharing import api_of
+from airflow_customjob.packaging import Fetched, fetch
+from tests.backends.test_kubernetes import left_of, namespace  # noqa: F401 - a fixture among them
+from tests.backends.test_kubernetes_packages import HELLO, backend, served, wheel  # noqa: F401 - likewise
+from tests.registry import Registry
+
+pytestmark = pytest.mark.kubernetes
+
+
+@asynccontextmanager
+async def opened(backend: KubernetesBackend, package: Path) -> AsyncIterator[tuple[Api, tuple[Fetched, ...]]]:  # noqa: F811
+    api = await api_of(backend)
+    try:
+        yield api, await fetch([str(package)], print)
+    finally:
+        await api.close()
+
+
+def test_a_builder_whose_maker_died_before_it_brought_the_packages_is_made_again(
+    namespace: str,  # noqa: F811
+    backend: KubernetesBackend,  # noqa: F811
+    served: Registry,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever came after it waited until build_timeout was over."""
+    monkeypatch.setattr(builds, "NOT_BROUGHT", 2.0)
+    monkeypatch.setattr(builds, "SLOWEST", 1e9)
+    mine, base = replace(backend, namespace=namespace), f"{served.address}/base/py:1"
+
+    async def main() -> tuple[builds.Built, list[str]]:
+        async with opened(mine, wheel(tmp_path, HELLO)) as (api, fetched):
+            build = builders.Build(base, fetched, mine)
+            await api.create("pods", builders.builder(build, {}, 1))
+            built = await builds.Builds(api, mine, {}).image(base, fetched, print)
+            await api.create("pods", builders.builder(build, {}, 1))
+            keep = Retention(ttl=3600.0, count=10)
+            assert await builds.prune(api, keep, (), time.time(), dry_run=True) == [], "its maker may be at work"
+            await asyncio.sleep(3.5)
+            return built, await builds.prune(api, keep, (), time.time(), dry_run=False)
+
+    built, removed = asyncio.run(main())
+    assert built.versions == "greeter==1.0+local"
+    assert len(removed) == 1
+    assert removed[0].startswith("builder customjob-build-")
+    assert left_of(namespace, "pods") == []
