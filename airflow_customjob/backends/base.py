@@ -213,7 +213,7 @@ class Engine(Protocol):
     async def prepare(self, plan: JobPlan, say: Say) -> Prepared:
         """Make everything that can be made before a replica exists: pull images, build or install packages, choose ports.
 
-        Repeating it is cheap. Creates nothing that belongs to the job.
+        Repeating it is cheap. What it creates for this job alone, :meth:`release` removes.
         :raises LaunchRefused: an image or package cannot be had.
         """
         ...

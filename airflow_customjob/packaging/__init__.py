@@ -4,6 +4,7 @@ Nothing in this package runs pip or any code of a package. It gives the bytes, t
 cached, and the commands that install as Vertex AI does; the engines run those inside what they isolate.
 """
 
+from airflow_customjob.packaging.archives import requires_nothing
 from airflow_customjob.packaging.fetch import fetch
 from airflow_customjob.packaging.install import install_commands
 from airflow_customjob.packaging.package import Fetched, PackageError
@@ -19,4 +20,5 @@ __all__ = [
     "fetch",
     "install_commands",
     "packages_folder",
+    "requires_nothing",
 ]

@@ -21,6 +21,10 @@ MAX_UNPACKED = 2 * 2**30
 MAX_CONTENTS = 16 * 2**20
 """Bytes of a wheel's table of contents: some 200,000 files."""
 
+MAX_METADATA = 2**20
+"""Bytes of a wheel's metadata that are read."""
+
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 _CHUNK = 2**20
 _BLOCK, _AT_LEAST = 512, 4096
 """Bytes of a tar file's blocks, and that a file takes on a disk."""
@@ -43,8 +47,26 @@ def why_no_package(path: Path, filename: str) -> str:
         return f"it is no whole {kind} ({str(error) or 'it ends too early'})"
 
 
+def requires_nothing(path: Path, filename: str) -> bool:
+    """Whether it is a wheel that depends on no other project, by its own metadata. False: it may.
+
+    :param path: of a file that :func:`why_no_package` finds nothing wrong with.
+    """
+    if not filename.endswith(".whl"):
+        return False  # what a source distribution requires may only be known once its code has run
+    with path.open("rb") as file, zipfile.ZipFile(_Bounded(file)) as archive:
+        for name in filter(_METADATA.fullmatch, archive.namelist()):
+            with archive.open(name) as told:
+                text = told.read(MAX_METADATA + 1)
+            if len(text) > MAX_METADATA or re.search(
+                rb"^Requires-(Dist|External)\s*:", text, re.MULTILINE | re.IGNORECASE
+            ):
+                return False
+    return True
+
+
 def _wheel(names: Iterator[str]) -> str:
-    if any(re.fullmatch(r"[^/]+\.dist-info/METADATA", name) for name in names):
+    if any(_METADATA.fullmatch(name) for name in names):
         return ""
     return "it is a zip file, but no wheel: there is no NAME.dist-info/METADATA in it"
 

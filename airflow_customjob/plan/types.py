@@ -101,11 +101,14 @@ class Prepared:
     :param artifacts: by worker-pool index (as text): the image digest or virtual environment that the pool runs.
     :param ports: one port per replica in rank order, then MASTER_PORT; empty where replicas have their own addresses.
     :param notes: provenance for people: package hashes, image digests.
+    :param pins: where each replica installs for itself, by the index (as text) of the first pool that installs alike: for each of its
+        packages in order, the versions of projects that are held from then on, an empty one being held no more.
     """
 
     artifacts: dict[str, str] = field(default_factory=dict)
     ports: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    pins: dict[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
 
 
 class Support(StrEnum):

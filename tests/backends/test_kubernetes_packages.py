@@ -129,11 +129,14 @@ def test_a_python_package_is_installed_once_in_each_pod_and_run(namespace: str, 
 
 
 def test_a_package_that_cannot_be_installed_shows_pips_words(namespace: str, tmp_path: Path) -> None:  # noqa: F811
-    package = source_of(tmp_path, "raise SystemExit('no compiler here')\n")
+    """A wheel that is none inside: nothing has to be settled for it, and so the replica itself finds out."""
+    package = tmp_path / "greeter-1.0+local-py3-none-any.whl"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("other-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     ended, told = run(namespace, job_of(task_of(package)))
     assert ended.state is JobState.JOB_STATE_FAILED
     assert "its init container packages failed" in ended.error
-    assert any("no compiler here" in text for text in told.texts)
+    assert any("greeter" in text and "other" in text for text in told.texts), told.texts
     assert_only_records_are_left(namespace)
 
 
@@ -141,7 +144,8 @@ def test_packages_that_no_secret_can_hold_are_refused_with_the_way_out(namespace
     package = wheel(tmp_path, "#" * packages.MAX_SECRET)
     ended, _ = run(namespace, job_of(task_of(package)))
     assert ended.state is JobState.JOB_STATE_FAILED
-    assert "900,000 can be brought to Pods by Secrets: give the backend a registry=" in ended.error
+    assert "900,000 can be brought to Pods by a Secret: name them by an http(s):// URL" in ended.error
+    assert "give the backend a registry=" in ended.error
     assert_only_records_are_left(namespace)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import EngineBusy, EngineError, LaunchRefused, Phase, Reason, ReplicaRef
-from airflow_customjob.backends.kubernetes import KubernetesBackend, manifests, names
+from airflow_customjob.backends.kubernetes import KubernetesBackend, judge, manifests, names, packages
 from airflow_customjob.backends.kubernetes.api import ApiError
 from airflow_customjob.backends.kubernetes.judge import SILENT_NODE, read_pods, status_of
 from airflow_customjob.backends.kubernetes.logs import Place, PodLog, _lines, _nanoseconds, _Overlap
@@ -26,8 +26,10 @@ from airflow_customjob.backends.kubernetes.refusals import quantity, refusal
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.backends.kubernetes.template import merged
 from airflow_customjob.packaging.install import USER_BASE
-from airflow_customjob.plan.types import ClusterSpec, JobId, JobOptions, JobPlan
-from tests.plan.requests import JOB, container, package, plan
+from airflow_customjob.plan.capabilities import capabilities_of
+from airflow_customjob.plan.job_plan import make_plan
+from airflow_customjob.plan.types import ClusterSpec, JobId, JobOptions, JobPlan, Prepared
+from tests.plan.requests import JOB, container, package, plan, request
 
 NOW = 1_800_000_000.0
 REF = ReplicaRef(JobId("123456789012345678"), 2, 1, "workerpool1-0", 3)
@@ -38,7 +40,18 @@ def rendered(made: JobPlan, backend: KubernetesBackend | None = None) -> dict[st
 
 
 def pods_of(made: JobPlan, backend: KubernetesBackend | None = None) -> list[dict[str, Any]]:
-    return [item for item in rendered(made, backend).values() if item["kind"] == "Pod"]
+    """Of replicas."""
+    return [
+        item for item in rendered(made, backend).values() if item["kind"] == "Pod" and names.ref_of(item["metadata"])
+    ]
+
+
+def resolvers_of(made: JobPlan, backend: KubernetesBackend | None = None) -> list[dict[str, Any]]:
+    return [
+        item
+        for item in rendered(made, backend).values()
+        if item["kind"] == "Pod" and item not in pods_of(made, backend)
+    ]
 
 
 def replica_of(pod: dict[str, Any]) -> dict[str, Any]:
@@ -138,10 +151,13 @@ def test_a_google_key_is_a_volume_of_the_replica_alone() -> None:
     options = JobOptions(google_credentials="/no/such/key.json")
     made = plan(package(), backend="kubernetes", options=options)
     (secret,) = [item for item in rendered(made).values() if item["kind"] == "Secret"]
-    (pod,) = pods_of(made)
+    (pod,), (resolver,) = pods_of(made), resolvers_of(made)
     assert secret["stringData"] == {"key.json": "***"}
     assert "customjob-google" in {mount["name"] for mount in replica_of(pod)["volumeMounts"]}
-    for installer in pod["spec"]["initContainers"]:  # a package's own code runs there
+    for installer in [
+        *pod["spec"]["initContainers"],
+        *resolver["spec"]["initContainers"],
+    ]:  # a package's own code runs there
         assert "customjob-google" not in {mount["name"] for mount in installer["volumeMounts"]}
 
 
@@ -176,6 +192,60 @@ def test_packages_are_installed_before_the_replica_starts() -> None:
     assert [init["name"] for init in pod["spec"]["initContainers"]] == ["packages"]
     assert replica_of(pod)["command"] == ["python3", "-m", "trainer.task"]
     assert {"name": "PYTHONUSERBASE", "value": USER_BASE} in replica_of(pod)["env"]
+
+
+def test_one_pod_settles_the_versions_of_pools_that_install_alike_and_may_do_nothing_else() -> None:
+    other = package(executorImageUri="europe-docker.pkg.dev/vertex-ai/training/tf-cpu.2-13:latest")
+    made = plan(
+        package(env=[{"name": "PIP_INDEX_URL", "value": "https://i.example"}]), package(7), other, backend="kubernetes"
+    )
+    context = {"securityContext": {"runAsUser": 7, "privileged": True, "capabilities": {"add": ["SYS_ADMIN"]}}}
+    backend = KubernetesBackend(
+        service_account="trainer",
+        labels={"team": "a"},
+        machine_types={"*": {"node_selector": {"pool": "x"}}},
+        pod_template={
+            "spec": {"containers": [{"name": "replica", **context}], "tolerations": [{"operator": "Exists"}]}
+        },
+    )
+    resolver, of_other = resolvers_of(made, backend)
+    assert of_other["metadata"]["name"] == f"customjob-{JOB}-1-pins-2"
+    assert resolver["metadata"]["name"] == f"customjob-{JOB}-1-pins-0"
+    assert resolver["metadata"]["labels"] == {"team": "a", **names.job_labels(JOB, "pins")}
+    spec = resolver["spec"]
+    assert (spec["automountServiceAccountToken"], spec.get("serviceAccountName")) == (False, None)
+    assert (spec["tolerations"], spec["nodeSelector"]) == ([{"operator": "Exists"}], {"pool": "x"})
+    (installs,) = spec["initContainers"]
+    assert installs["securityContext"] == {
+        "runAsUser": 7,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert installs["env"] == pods_of(made, backend)[0]["spec"]["initContainers"][0]["env"], (
+        "as where it is installed again"
+    )
+    assert {"name": "PIP_INDEX_URL", "value": "https://i.example"} in installs["env"]
+    (tells,) = spec["containers"]
+    assert [mount["name"] for mount in tells["volumeMounts"]] == ["customjob-work"]
+    assert "env" not in tells
+
+
+def test_replicas_that_install_alike_have_the_same_versions() -> None:
+    artifacts, pins = {"0": "key/one-1.tar.gz", "1": "key/one-1.tar.gz"}, {"0": ({"dep": "1.0"},)}
+    settled = make_plan(
+        request(package(), package(2)),
+        capabilities_of("kubernetes"),
+        job_id=JOB,
+        prepared=Prepared(artifacts=artifacts, pins=pins),
+    )
+    told = packages.config_map_of(settled, settled.pools[1], pins["0"])
+    assert json.loads(told["data"]["pins.json"]) == [{"dep": "1.0"}]
+    sources = [volume["projected"]["sources"] for pod in pods_of(settled) for volume in pod["spec"]["volumes"][1:2]]
+    assert (
+        sources
+        == [[{"secret": {"name": f"customjob-{JOB}-1-package-0"}}, {"configMap": {"name": told["metadata"]["name"]}}]]
+        * 3
+    )
 
 
 def test_no_autoscaler_takes_a_node_away_unless_the_user_lets_it() -> None:
@@ -429,6 +499,20 @@ def test_a_deleted_pods_node_is_given_time() -> None:
     at = 1767225638.0  # its deletionTimestamp
     assert status_of(leaving, at + SILENT_NODE - 1).phase is Phase.RUNNING  # type: ignore[union-attr]
     assert status_of(leaving, at + SILENT_NODE + 1).phase is Phase.LOST  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({"conditions": DISRUPTED}, "EvictionByEvictionAPI: Eviction API: evicting"),
+        ({"reason": "Evicted", "message": "low on memory"}, "Evicted: low on memory"),
+        ({"reason": "DeadlineExceeded", "message": "too long"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_the_cluster_ended_is_told_from_what_ended_itself(status: dict[str, Any], said: str) -> None:
+    """A Pod that settles versions is made again where the cluster took it away."""
+    assert judge.disturbed({"metadata": {}, "status": {"phase": "Failed", **status}}) == said
 
 
 def test_a_pod_of_somebody_else_is_none_of_ours() -> None:

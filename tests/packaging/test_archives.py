@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_customjob.packaging.archives import why_no_package
+from airflow_customjob.packaging.archives import MAX_METADATA, requires_nothing, why_no_package
 from tests.packaging.serving import fetched, refusal, sdist
 
 
@@ -76,6 +76,31 @@ def test_what_is_no_package_is_told(tmp_path: Path, name: str, data: bytes, word
     (tmp_path / "file").write_bytes(data)
     why = why_no_package(tmp_path / "file", name)
     assert any(word in why for word in words.split("|")), why
+
+
+def of_metadata(*texts: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, text in enumerate(texts):
+            archive.writestr(f"t{number}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: t\n{text}")
+    return stream.getvalue()
+
+
+REQUIRES: list[tuple[str, bytes, bool]] = [
+    ("t-1-py3-none-any.whl", of_metadata("Version: 1\n"), True),
+    ("t-1-py3-none-any.whl", of_metadata("requires-dist : numpy\n"), False),
+    ("t-1-py3-none-any.whl", of_metadata("Requires-Dist: numpy; extra == 'fast'\n"), False),
+    ("t-1-py3-none-any.whl", of_metadata("Version: 1\n", "Requires-Dist: numpy\n"), False),
+    ("t-1-py3-none-any.whl", of_metadata(" " * (MAX_METADATA + 1)), False),
+    ("t-1.zip", of_metadata("Version: 1\n"), False),
+    ("t-1.tar.gz", sdist(), False),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "nothing"), REQUIRES, ids=map(str, range(len(REQUIRES))))
+def test_only_a_wheel_that_says_so_requires_nothing(tmp_path: Path, name: str, data: bytes, nothing: bool) -> None:
+    (tmp_path / "file").write_bytes(data)
+    assert requires_nothing(tmp_path / "file", name) is nothing
 
 
 def claims(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends.indexes import Index, is_reference
-from airflow_customjob.backends.kubernetes import names
+from airflow_customjob.backends.kubernetes import errands, names
 from airflow_customjob.backends.kubernetes.packages import (
     MAX_SECRET,
     ORDER,
@@ -37,17 +37,7 @@ SPOOL, LOGIN, GATE = (f"/opt/customjob/{name}" for name in ("spool", "login", "g
 APPEND, RESULT = "append.json", "/dev/termination-log"
 MAX_BUILD = 16 * MAX_SECRET
 """Bytes of packages that a builder is brought, in as many Secrets."""
-REQUESTS = {"requests": {"cpu": "100m", "memory": "256Mi"}}
-"""Of a builder, where the template says nothing."""
 GATE_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
-MARGIN = 60
-"""Seconds beyond ``build_timeout`` after which the cluster ends a builder."""
-_PLACING = (
-    "affinity", "hostAliases", "imagePullSecrets", "nodeSelector", "priorityClassName", "runtimeClassName", "securityContext",
-    "tolerations",
-)  # fmt: skip
-"""What of the user's Pod a builder has too: where it may run, and as whom."""
-_CONTAINERS = ("imagePullPolicy", "resources", "securityContext")
 
 
 @dataclass(frozen=True)
@@ -99,10 +89,9 @@ def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, An
     :param template: the user's Pod.
     :param pieces: how many Secrets bring the packages.
     """
-    backend, spec = build.backend, template.get("spec", {})
+    backend = build.backend
     orders = {"name": "customjob-orders", "mountPath": ORDERS, "readOnly": True}
-    user: dict[str, Any] = next((item for item in spec.get("containers", ()) if item["name"] == names.CONTAINER), {})
-    common = {"image": build.base, "resources": REQUESTS, **{key: user[key] for key in _CONTAINERS if key in user}}
+    common = errands.container_of(template, build.base)
     appender: dict[str, Any] = {
         **common,
         "name": names.APPENDER,
@@ -123,8 +112,7 @@ def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, An
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
         volumes.append({"name": "customjob-login", "secret": {"secretName": backend.registry_secret, "items": items}})
         appender["volumeMounts"].append({"name": "customjob-login", "mountPath": LOGIN, "readOnly": True})
-    installs: dict[str, Any] = {**installer(build.base, ()), **common}
-    installs["securityContext"] = _powerless(common.get("securityContext", {}))
+    installs = {**installer(build.base, ()), **errands.powerless(common)}
     gates: list[dict[str, Any]] = []
     if build.has_gate:
         volumes.append({"name": "customjob-gate", "secret": {"secretName": f"{build.name}-gate"}})
@@ -138,31 +126,18 @@ def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, An
                 "volumeMounts": [{"name": "customjob-gate", "mountPath": GATE, "readOnly": True}],
             }
         )
-    placed = {key: spec[key] for key in _PLACING if key in spec}
-    if backend.image_pull_secrets:
-        placed["imagePullSecrets"] = [{"name": secret} for secret in backend.image_pull_secrets]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": build.name, "labels": build.labels, "annotations": dict(names.DEFAULTS)},
         "spec": {
-            **placed,
-            "restartPolicy": "Never",
-            "activeDeadlineSeconds": int(backend.build_timeout) + MARGIN,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
+            **errands.spec_of(template, backend),
             "schedulingGates": [{"name": names.GATE}],
             "initContainers": [*gates, installs],
             "containers": [appender],
             "volumes": volumes,
         },
     }
-
-
-def _powerless(given: dict[str, Any]) -> dict[str, Any]:
-    """A container's security context, for code that is nobody's to trust."""
-    kept = {key: value for key, value in given.items() if key not in ("privileged", "procMount")}
-    return {**kept, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def builder_secrets(
@@ -214,7 +189,7 @@ def builder_secrets(
         ways = {
             "indexes": [{"url": index.url, "login": index.login} for index in indexes],
             "certificates": None,
-            "seconds": build.backend.build_timeout + MARGIN,
+            "seconds": build.backend.build_timeout + errands.MARGIN,
             "kept": True,
             "closes": [],
         }

@@ -23,7 +23,6 @@ from airflow_customjob.backends.kubernetes import names
 from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.builders import MAX_BUILD, Build, builder, builder_secrets, cuts
 from airflow_customjob.backends.kubernetes.judge import HOPELESS, NODE_PATIENCE
-from airflow_customjob.backends.kubernetes.packages import MAX_SECRET
 from airflow_customjob.backends.kubernetes.refusals import refusal
 from airflow_customjob.packaging import Fetched
 from airflow_customjob.plan.types import PoolPlan
@@ -303,14 +302,13 @@ def _seconds(text: str | None) -> float:
     return datetime.fromisoformat(text).timestamp() if text else 0.0
 
 
-def check_size(pool: PoolPlan, packages: Sequence[Fetched], *, in_an_image: bool) -> None:
+def check_size(pool: PoolPlan, packages: Sequence[Fetched]) -> None:
     """:raises LaunchRefused: they are too large to be brought into the cluster, by way of its own database."""
-    size, most = sum(package.size for package in packages), MAX_BUILD if in_an_image else MAX_SECRET
-    if size <= most:
+    size = sum(package.size for package in packages)
+    if size <= MAX_BUILD:
         return
     uris = ", ".join(package.uri for package in packages)
-    way = "" if in_an_image else f"give the backend a registry=, where an image is made of up to {MAX_BUILD:,}; "
     raise LaunchRefused(
-        f"the packages of {pool.name} have {size:,} bytes ({uris}); {most:,} can be brought to Pods by Secrets: {way}"
+        f"the packages of {pool.name} have {size:,} bytes ({uris}); {MAX_BUILD:,} can be brought to a Pod by Secrets: "
         "put data and large libraries into the executor image, or let the package depend on what an index has"
     )

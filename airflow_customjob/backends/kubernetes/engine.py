@@ -21,7 +21,7 @@ from airflow_customjob.backends.base import (
     StoredRecord,
     Usage,
 )
-from airflow_customjob.backends.kubernetes import builds, manifests, names, packages, permissions
+from airflow_customjob.backends.kubernetes import builds, manifests, names, packages, permissions, pins
 from airflow_customjob.backends.kubernetes.api import STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.at_once import each
 from airflow_customjob.backends.kubernetes.endings import Endings
@@ -33,7 +33,7 @@ from airflow_customjob.backends.kubernetes.refusals import refusal
 from airflow_customjob.backends.kubernetes.usage import usage_of
 from airflow_customjob.backends.kubernetes.watcher import Watcher
 from airflow_customjob.backends.secrets import google_key, resolve
-from airflow_customjob.packaging import Fetched, PackageError, content_key, fetch
+from airflow_customjob.packaging import Fetched, PackageError, content_key, fetch, requires_nothing
 from airflow_customjob.plan.types import JobId, JobPlan, PoolPlan, Prepared
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class KubernetesEngine:
         self._records = Records(api)
         self._reasons = Reasons(api)
         self._builds = builds.Builds(api, backend, manifests.template_of(backend))
+        self._pins = pins.Pins(api, self._watcher)
         self._endings = Endings(api, self._watcher, self.observe, forcibly=backend.force_delete)
         self._identity = ""
         self._rests_until: dict[JobId, float] = {}
@@ -80,17 +81,37 @@ class KubernetesEngine:
     # -- launching ----------------------------------------------------------------------------------------------------
 
     async def prepare(self, plan: JobPlan, say: Say) -> Prepared:
-        artifacts, notes = {}, []
-        for pool in plan.pools:
+        artifacts: dict[str, str] = {}
+        settled: dict[str, tuple[dict[str, str], ...]] = {}
+        notes: list[str] = []
+        for pools in plan.alike():
+            pool, image = pools[0], pools[0].image
             fetched = await self._packages(pool, say)
-            path = [content_key(pool.image, fetched)[:24], *(package.filename for package in fetched)]
-            artifacts[str(pool.index)] = "/".join(path) if fetched else pool.image
             notes += [f"{package.uri} sha256:{package.sha256}" for package in fetched]
             if fetched and self._backend.registry:
-                built = await self._builds.image(pool.image, fetched, say)
-                artifacts[str(pool.index)] = built.image
+                built = await self._builds.image(image, fetched, say)
+                image = built.image
                 notes += [f"installed {built.versions}"] if built.versions else []
-        return Prepared(artifacts=artifacts, notes=tuple(dict.fromkeys(notes)))
+            elif fetched:
+                image = "/".join((content_key(image, fetched)[:24], *(package.filename for package in fetched)))
+                if packages.by_uri(pool, fetched) or not await asyncio.to_thread(_require_nothing, fetched):
+                    found = await self._settle(plan, pool, fetched, say)
+                    settled[str(pool.index)] = found.pins
+                    notes += found.notes
+            artifacts |= dict.fromkeys((str(pool.index) for pool in pools), image)
+        return Prepared(artifacts=artifacts, notes=tuple(dict.fromkeys(notes)), pins=settled)
+
+    async def _settle(self, plan: JobPlan, pool: PoolPlan, fetched: Sequence[Fetched], say: Say) -> pins.Settled:
+        """The versions of what a pool's packages depend on. What this brings to the cluster the replicas need too, or it goes with
+        the job."""
+        owner = await self._owner(plan.job_id)
+        await self._create_companions(plan, owner)
+        pod = manifests.owned(manifests.resolver(plan, pool, self._backend), owner)
+        return await self._pins.settle(pod, ", ".join(package.filename for package in fetched), say)
+
+    async def _owner(self, job_id: JobId) -> str | None:
+        anchor = await self._records.config_map(job_id)
+        return anchor["metadata"]["uid"] if anchor else None
 
     async def _packages(self, pool: PoolPlan, say: Say) -> tuple[Fetched, ...]:
         """:raises LaunchRefused: one cannot be had, or they are too large to be brought into the cluster."""
@@ -100,17 +121,21 @@ class KubernetesEngine:
             fetched = await fetch(pool.package.uris, say, gcp_conn_id=pool.package.gcp_conn_id)
         except PackageError as error:
             raise LaunchRefused(error.message) from error
-        builds.check_size(pool, fetched, in_an_image=bool(self._backend.registry))
+        if self._backend.registry:
+            builds.check_size(pool, fetched)
+        else:
+            packages.by_uri(pool, fetched)
         return fetched
 
     async def _archives(self, plan: JobPlan, pool: PoolPlan) -> dict[str, Any]:
         fetched = await self._packages(pool, _mute)
-        archives = [await asyncio.to_thread(package.path.read_bytes) for package in fetched]
-        return packages.archives_of(plan, pool, archives, self._backend)
+        urls = packages.by_uri(pool, fetched)
+        brought = [package for number, package in enumerate(fetched) if number not in urls]
+        archives = [await asyncio.to_thread(package.path.read_bytes) for package in brought]
+        return packages.archives_of(plan, pool, fetched, archives, self._backend)
 
     async def create(self, plan: JobPlan, refs: Sequence[ReplicaRef]) -> None:
-        anchor = await self._records.config_map(plan.job_id)
-        owner = anchor["metadata"]["uid"] if anchor else None
+        owner = await self._owner(plan.job_id)
         await self._create_companions(plan, owner)
         pods = manifests.pods(plan, refs, self._backend, self._api.namespace)
 
@@ -127,7 +152,7 @@ class KubernetesEngine:
         already, what cannot be had a second time (a package's file, a variable of another process) has been brought before.
         """
         config_maps = manifests.files(plan)
-        packaged = [pool for pool in plan.pools if pool.package is not None and not packages.is_built(plan, pool)]
+        packaged = packages.installed_by_replicas(plan)
         if not (len(plan.replicas) > 1 or config_maps or packaged or manifests.secret_names(plan)):
             return
         fresh = await self._create_once("services", manifests.service(plan), owner, "the job's Service")
@@ -145,6 +170,16 @@ class KubernetesEngine:
                     raise
             else:
                 await self._create_once("secrets", secret, owner, what)
+        for pool in packaged:
+            await self._pin(plan, pool, owner)
+
+    async def _pin(self, plan: JobPlan, pool: PoolPlan, owner: str | None) -> None:
+        """Now that the record has them, the versions are told to those who install, and who settled them may go."""
+        settled = packages.pins_of(plan, pool)
+        if settled is not None:
+            told = packages.config_map_of(plan, pool, settled)
+            if await self._create_once("configmaps", told, owner, f"the ConfigMap of {pool.name}'s versions"):
+                await self._pins.remove(told["metadata"]["name"])
 
     async def _create_once(self, kind: str, body: dict[str, Any], owner: str | None, what: str) -> bool:
         """Whether it was not there yet."""
@@ -238,6 +273,8 @@ class KubernetesEngine:
         others = f"{ours},{names.KIND}!={names.RECORD}"
         if not (await self._api.list("services", ours))["items"]:
             return
+        for pod in (await self._api.list("pods", f"{ours},{names.KIND}={names.PINS}", read_pods))["items"]:
+            await self._pins.remove(pod["metadata"]["name"])
         await self._api.delete_all("secrets", ours)
         await self._api.delete_all("configmaps", others)
         await self._api.delete("services", names.object_name(job_id))
@@ -301,6 +338,10 @@ async def _secret_env(plan: JobPlan) -> dict[str, Any]:
     values = await asyncio.to_thread(resolve, plan.options.secret_env)
     key = await asyncio.to_thread(google_key, plan.options.google_credentials)
     return manifests.secret_env(plan, values | ({manifests.KEY_FILE: key} if key else {}))
+
+
+def _require_nothing(fetched: Iterable[Fetched]) -> bool:
+    return all(requires_nothing(package.path, package.filename) for package in fetched)
 
 
 def _mute(line: str) -> None:

@@ -182,6 +182,11 @@ def _disturbances(pod: Json) -> Iterator[tuple[str, float | None]]:
         yield "its Pod was deleted", None if at is None else at - grace
 
 
+def disturbed(pod: Json) -> str:
+    """What the cluster did to a Pod that has ended, and not the Pod itself; empty: nothing."""
+    return next((said for said, _ in _disturbances(pod) if not said.startswith("DeadlineExceeded")), "")
+
+
 def _lost(pod: Json, now: float) -> str:
     """Why a replica that nobody has seen end counts as lost; empty: it does not."""
     deleted = _seconds(pod["metadata"].get("deletionTimestamp"))
@@ -204,7 +209,7 @@ def _failed_installer(status: Json) -> tuple[str, int, str] | None:
 def _waiting(ref: ReplicaRef, pod: Json, common: dict[str, Any]) -> ReplicaStatus:
     reason, said = failing_to_start(pod)
     if not reason:
-        return ReplicaStatus(ref, Phase.WAITING, message=_held_up(pod), queued=bool(_gates(pod)), **common)
+        return ReplicaStatus(ref, Phase.WAITING, message=held_up(pod), queued=bool(_gates(pod)), **common)
     waits = ReplicaStatus(ref, Phase.WAITING, message=_said(reason, said), **common)
     return given_up(waits) if any(words in said.lower() for words in HOPELESS.get(reason, ())) else waits
 
@@ -229,7 +234,7 @@ def given_up(status: ReplicaStatus, why: str = "") -> ReplicaStatus:
     return replace(status, phase=Phase.EXITED, exit_code=CANNOT_START, reason=Reason.START_ERROR, message=message)
 
 
-def _held_up(pod: Json) -> str:
+def held_up(pod: Json) -> str:
     """Why it has no node yet; or what its node is about to do."""
     if names.KUEUE_GATE in (gates := _gates(pod)):
         return "Kueue has not admitted the job yet (kubectl describe workload says why)"

@@ -41,6 +41,7 @@ def manifests_of(plan: JobPlan, backend: KubernetesBackend) -> list[dict[str, An
     """Everything that would be created, the first time, as for ``kubectl apply``; secrets are redacted."""
     namespace = backend.namespace or "default"
     parts = [service(plan), *files(plan)]
+    parts += [resolver(plan, pool, backend) for pool in packages.installed_by_replicas(plan)]
     if names_ := secret_names(plan):
         parts.append(secret_env(plan, dict.fromkeys(names_, REDACTED)))
     refs = [ReplicaRef(plan.job_id, plan.generation, 0, replica.name, 0) for replica in plan.replicas]
@@ -89,6 +90,16 @@ def secret_env(plan: JobPlan, values: Mapping[str, str]) -> dict[str, Any]:
         "metadata": {"name": _secret_name(plan), "labels": names.job_labels(plan.job_id, names.SECRET)},
         "stringData": dict(values),
     }
+
+
+def resolver(plan: JobPlan, pool: PoolPlan, backend: KubernetesBackend) -> dict[str, Any]:
+    """The Pod that settles the versions of what a pool's packages depend on; it runs where the pool may, and with its variables."""
+    replica = next(replica for replica in plan.replicas if replica.pool == pool.index)
+    context = _context(plan, backend, backend.namespace or "default")
+    pod = packages.resolver(plan, pool, _env(plan, replica), context.template, backend)
+    if selector := (context.size(pool) or {}).get("node_selector"):
+        pod["spec"]["nodeSelector"] = {**pod["spec"].get("nodeSelector", {}), **selector}
+    return pod
 
 
 def owned(manifest: dict[str, Any], owner: str | None) -> dict[str, Any]:
@@ -146,12 +157,8 @@ class _Context:
         return size
 
 
-def pods(
-    plan: JobPlan, refs: Sequence[ReplicaRef], backend: KubernetesBackend, namespace: str
-) -> dict[ReplicaRef, dict[str, Any]]:
-    """The Pods of these incarnations, each held back by its scheduling gate."""
-    pools = {pool.index: pool for pool in plan.pools}
-    context = _Context(
+def _context(plan: JobPlan, backend: KubernetesBackend, namespace: str) -> _Context:
+    return _Context(
         plan,
         backend,
         namespace,
@@ -160,6 +167,14 @@ def pods(
         backend.mapping("labels"),
         backend.mapping("annotations"),
     )
+
+
+def pods(
+    plan: JobPlan, refs: Sequence[ReplicaRef], backend: KubernetesBackend, namespace: str
+) -> dict[ReplicaRef, dict[str, Any]]:
+    """The Pods of these incarnations, each held back by its scheduling gate."""
+    pools = {pool.index: pool for pool in plan.pools}
+    context = _context(plan, backend, namespace)
     made = {}
     for ref in refs:
         replica = plan.replica(ref.replica)
@@ -230,11 +245,7 @@ def _parts(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """The replica's container, volumes, and init containers."""
     plan, backend = context.plan, context.backend
-    env: list[dict[str, Any]] = [{"name": name, "value": literal(value)} for name, value in replica.env]
-    env += [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": _secret_name(plan), "key": name}}}
-        for name, _ in plan.options.secret_env
-    ]
+    env = _env(plan, replica)
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
     installers: list[dict[str, Any]] = []
@@ -258,7 +269,7 @@ def _parts(
         installers.append(_file_maker(context, replica, pool, mounts, mount))
     if pool.package is not None:
         if not packages.is_built(plan, pool):
-            volumes += packages.volumes_of(plan, pool)
+            volumes += packages.volumes_of(plan, pool, pinned=packages.pins_of(plan, pool) is not None)
             mounts.append(packages.installed())
             installers.append(packages.installer(pool.image, env))
         env = [variable for variable in env if variable["name"] != "PYTHONUSERBASE"]
@@ -276,6 +287,14 @@ def _parts(
     if replica.args:
         container["args"] = [literal(word) for word in replica.args]
     return container, volumes, installers
+
+
+def _env(plan: JobPlan, replica: ReplicaPlan) -> list[dict[str, Any]]:
+    plain = [{"name": name, "value": literal(value)} for name, value in replica.env]
+    secret = {"name": _secret_name(plan)}
+    return plain + [
+        {"name": name, "valueFrom": {"secretKeyRef": {**secret, "key": name}}} for name, _ in plan.options.secret_env
+    ]
 
 
 def _buckets(backend: KubernetesBackend) -> dict[str, Any]:
