@@ -28,8 +28,10 @@ FIRST_SAMPLE = 2.0
 """Seconds after which what the replicas use is looked at first."""
 SAMPLE_SHARE = 20.0
 """Seconds of pause for each that a sample took; Docker takes one for its own."""
-LAST_WORD = 5.0
-"""Seconds that the last XComs may take."""
+LAST_WORD = 60.0
+"""Seconds that the last XComs may take: those of many jobs that end at once wait for one another."""
+HASTY_WORD = 5.0
+"""The same where this process is told to stop."""
 
 
 class WrongEngine(Exception):
@@ -68,12 +70,14 @@ class Driver:
             await stack.enter_async_context(sweeping(self.client, self.held.owner.where, self._say))
             publishing = asyncio.create_task(self._publisher.run())
             sampling = asyncio.create_task(self._sample())
+            patience = HASTY_WORD
             try:
                 yield
+                patience = LAST_WORD
             finally:
                 sampling.cancel()
                 self._publisher.close()
-                await asyncio.wait([publishing], timeout=LAST_WORD)
+                await asyncio.wait([publishing], timeout=patience)
                 publishing.cancel()
 
     async def supervise(

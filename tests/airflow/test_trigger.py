@@ -18,7 +18,7 @@ from airflow_customjob.plan.types import JobId
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.ownership import GONE, UNKNOWN
 from airflow_customjob.supervisor.record import Owner
-from airflow_customjob.task import identity, xcoms
+from airflow_customjob.task import drive, identity, xcoms
 from airflow_customjob.task.drive import WrongEngine
 from airflow_customjob.task.identity import Held
 from airflow_customjob.triggers import custom_job as module
@@ -102,6 +102,25 @@ def test_it_drives_the_job_and_tells_its_end(world: FakeWorld, deferred: Deferre
     assert deferred.state() is JobState.JOB_STATE_SUCCEEDED
     assert airflow.xcoms[xcoms.JOB]["state"] == "JOB_STATE_SUCCEEDED"
     assert not world.replicas()
+
+
+def test_its_job_is_told_to_have_ended_however_long_airflow_takes(
+    world: FakeWorld, deferred: Deferred, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: of twenty jobs that ended at once some were shown as running for ever: their last XComs had five seconds."""
+
+    def slow_push_at(where: Mapping[str, str]) -> xcoms.Push:
+        async def push(key: str, value: Any) -> None:
+            await asyncio.sleep(1.0)
+            await airflow.push_at(where)(key, value)
+
+        return push
+
+    monkeypatch.setattr(drive, "HASTY_WORD", 0.1)
+    monkeypatch.setattr(xcoms, "push_at", slow_push_at)
+    world.script("workerpool0-0", exits(0, after=0.2))
+    assert event_of(deferred.trigger())["what"] == "ended"
+    assert airflow.xcoms[xcoms.JOB]["state"] == "JOB_STATE_SUCCEEDED"
 
 
 def test_it_is_made_again_from_json_alone(deferred: Deferred) -> None:
