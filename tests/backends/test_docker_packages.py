@@ -35,6 +35,7 @@ from airflow_customjob.backends.docker.engine import DockerEngine
 from airflow_customjob.plan.types import JobPlan, Package
 from tests.backends.contract import Act, Bench, sleeps, with_last_pool
 from tests.backends.test_docker import IMAGE, engine_of, launch, on_docker
+from tests.packaging.serving import run_at_once
 
 pytestmark = pytest.mark.docker
 
@@ -160,6 +161,35 @@ def test_a_package_is_built_once_and_runs_at_the_root(tmp_path: Path) -> None:
             assert not [name for name in layer if path.name in name or "/.cache" in name or "customjob-build/" in name]
         for engine in engines:
             await engine.close()
+
+    on_docker(test)
+
+
+def test_two_processes_that_need_one_image_at_once_install_it_once(tmp_path: Path) -> None:
+    name = named()
+    path = sdist(tmp_path, name, "import time\n\ndef found():\n    time.sleep(4)\n    return 'built'\n")
+    spec = {"executorImageUri": IMAGE, "packageUris": [str(path)], "pythonModule": f"{name}.task"}
+    pool = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1, "pythonPackageSpec": spec}
+    job = {"displayName": name, "jobSpec": {"workerPoolSpecs": [pool]}}
+
+    async def test(bench: Bench) -> None:
+        async with built_from(path, bench):
+            began = time.time()
+            ends = await asyncio.to_thread(run_at_once, job, {"name": "docker"})
+            assert [ended["state"] for ended, _ in ends] == ["JOB_STATE_SUCCEEDED"] * 2, ends
+            assert all(f"installing {path.name} into {IMAGE}" in said for _, said in ends), "neither came late"
+            assert ends[0][0]["images"] == ends[1][0]["images"]
+            which = (
+                "--since",
+                f"{began:.3f}",
+                "--until",
+                f"{time.time():.3f}",
+                "--filter",
+                "label=customjob.kind=build",
+            )
+            events = (await _docker("events", *which, "--format", "{{.Action}} {{.Actor.Attributes.name}}")).decode()
+            done = [line.split()[0] for line in events.splitlines() if "-gate-" not in line]
+            assert (done.count("start"), done.count("commit")) == (1, 1), events
 
     on_docker(test)
 

@@ -16,8 +16,17 @@ from airflow_customjob.backends.kubernetes import KubernetesBackend, builders, b
 from airflow_customjob.backends.kubernetes.api import Api
 from airflow_customjob.backends.kubernetes.sharing import api_of
 from airflow_customjob.packaging import Fetched, fetch
-from tests.backends.test_kubernetes import left_of, namespace  # noqa: F401 - a fixture among them
-from tests.backends.test_kubernetes_packages import HELLO, backend, served, wheel  # noqa: F401 - likewise
+from tests.backends.test_kubernetes import job_of, left_of, namespace  # noqa: F401 - a fixture among them
+from tests.backends.test_kubernetes_indexes import Onlooker
+from tests.backends.test_kubernetes_packages import (  # noqa: F401 - likewise
+    HELLO,
+    backend,
+    served,
+    source_of,
+    task_of,
+    wheel,
+)
+from tests.packaging.serving import run_at_once
 from tests.registry import Registry
 
 pytestmark = pytest.mark.kubernetes
@@ -59,4 +68,26 @@ def test_a_builder_whose_maker_died_before_it_brought_the_packages_is_made_again
     assert built.versions == "greeter==1.0+local"
     assert len(removed) == 1
     assert removed[0].startswith("builder customjob-build-")
+    assert left_of(namespace, "pods") == []
+
+
+def test_two_processes_that_need_one_image_at_once_make_it_once(
+    namespace: str,  # noqa: F811
+    backend: KubernetesBackend,  # noqa: F811
+    served: Registry,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    slow = "import time\nfrom setuptools import setup\ntime.sleep(2)\nsetup(name='greeter', version='1.0', packages=['greeter'])\n"
+    job = job_of(task_of(source_of(tmp_path, slow), f"{served.address}/base/py:1"))
+    with Onlooker(namespace) as onlooker:
+        ends = run_at_once(job, replace(backend, namespace=namespace).serialize())
+    assert [ended["state"] for ended, _ in ends] == ["JOB_STATE_SUCCEEDED"] * 2, ends
+    assert all(any(line.startswith("installing greeter-1.0.tar.gz") for line in said) for _, said in ends), (
+        "neither came late"
+    )
+    assert ends[0][0]["images"] == ends[1][0]["images"]
+    pods = [item["metadata"] for key, item in onlooker.seen.items() if key.startswith("pods/customjob-build-")]
+    assert len({pod["uid"] for pod in pods}) == 1
+    key = pods[0]["name"].removeprefix("customjob-build-")
+    assert served.log.read_text().count(f'"PUT /v2/team/customjob/manifests/{key} ') == 1
     assert left_of(namespace, "pods") == []

@@ -6,13 +6,11 @@ import asyncio
 import base64
 import io
 import os
-import re
 import shutil
 import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,24 +170,6 @@ def test_with_a_registry_packages_are_installed_once_and_then_pulled(
     assert again.state is JobState.JOB_STATE_SUCCEEDED, again.error
     assert any("cache hit" in said for said in told.said)
     assert not any(said.startswith("Running command") for said in told.said)
-
-
-def test_two_jobs_with_the_same_packages_have_one_image_made(
-    namespace: str,  # noqa: F811
-    backend: KubernetesBackend,
-    served: Registry,
-    tmp_path: Path,
-) -> None:
-    slow = "import time\nfrom setuptools import setup\ntime.sleep(1)\nsetup(name='greeter', version='1.0', packages=['greeter'])\n"
-    job = job_of(task_of(source_of(tmp_path, slow), f"{served.address}/base/py:1"))
-    before = len(re.findall(r'"PUT /v2/team/customjob/manifests/\w+ ', served.log.read_text()))
-    with ThreadPoolExecutor(2) as both:
-        ends = list(both.map(lambda _: run(namespace, job, backend=backend), range(2)))
-    assert [ended.state for ended, _ in ends] == [JobState.JOB_STATE_SUCCEEDED] * 2, [ended.error for ended, _ in ends]
-    images = {note for ended, _ in ends for note in prepared(ended).artifacts.values()}
-    assert len(images) == 1
-    assert len(re.findall(r'"PUT /v2/team/customjob/manifests/\w+ ', served.log.read_text())) == before + 1
-    assert left_of(namespace, "pods") == []
 
 
 def test_code_of_a_package_sees_no_login_and_no_token(

@@ -1,11 +1,14 @@
-"""Real packages, a web server and a Cloud Storage on the loopback."""
+"""Real packages, a web server and a Cloud Storage on the loopback; a job that several processes run at once."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import socket
+import subprocess
+import sys
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -73,3 +76,41 @@ def cloud_storage(bucket: str) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch, create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket):
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
         yield storage.Client(project="customjob", credentials=AnonymousCredentials())
+
+
+_RUNS = """
+import json, sys
+from airflow_customjob import CustomJobClient
+client, job = CustomJobClient(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+client.plan(job)
+print("ready", flush=True)
+sys.stdin.readline()
+ended = client.run(job, sink=lambda line: None, say=print)
+print(json.dumps({"state": ended.state.name, "error": ended.error, "images": list(ended.record.prepared.artifacts.values())}))
+"""
+
+
+def run_at_once(
+    job: dict[str, Any], backend: dict[str, Any], processes: int = 2
+) -> list[tuple[dict[str, Any], list[str]]]:
+    """A job of its own in each of so many processes, which begin when all of them are ready.
+
+    :returns: how each has ended, and what it said.
+    """
+    command = [sys.executable, "-c", _RUNS, json.dumps(backend), json.dumps(job)]
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(processes)]
+    try:
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=240)[0].splitlines() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return [(json.loads(lines[-1]), lines[:-1]) for lines in said]
