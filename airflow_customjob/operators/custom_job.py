@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
-    AirflowTaskTimeout,
-    TaskDeferralError,
-    TaskDeferralTimeout,
-)
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
-from airflow_customjob.links import LINKS, links_of
+from airflow_customjob.links import LINKS
 from airflow_customjob.operators.mapping import CustomJobPartial, partial_of
-from airflow_customjob.operators.rendering import TemplateRefused, is_plain, is_reference, render_backend, render_spec
-from airflow_customjob.supervisor.ownership import Canceller, Verdict
-from airflow_customjob.task.comms import ask_airflow
-from airflow_customjob.task.identity import Held, is_dag_test, job_id_at, owner_of, state_at, will_retry
-from airflow_customjob.task.thread import Stop, Stopping, SupervisorThread
-from airflow_customjob.triggers.custom_job import TIMED_OUT, CustomJobTrigger, told
+from airflow_customjob.operators.rendering import (
+    TemplateRefused,
+    bad_input_fails,
+    is_plain,
+    is_reference,
+    render_backend,
+    render_spec,
+)
+from airflow_customjob.task.thread import Stop, SupervisorThread
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
-    from airflow_customjob.client import AsyncCustomJobClient, BackendLike, Job
-    from airflow_customjob.plan.types import JobOptions
-    from airflow_customjob.supervisor.record import JobRecord, Owner
-    from airflow_customjob.task.drive import Driver
-
-BACKSTOP = timedelta(seconds=60)
-"""How long after its deadline a deferred task is resumed by the scheduler, if its trigger has not cancelled the job."""
-ASK_WITHIN = 1.5
-"""Seconds that a killed task has to read its own state; five are left until SIGKILL."""
+    from airflow_customjob.client import BackendLike
+    from airflow_customjob.operators.attempt import Attempt
 
 
 class CustomJobOperator(BaseOperator):
@@ -119,6 +104,7 @@ class CustomJobOperator(BaseOperator):
     ui_fgcolor = "#ffffff"
     output_directory = ""
     """The job's ``baseOutputDirectory``, once it is known."""
+    _thread: SupervisorThread | None = None
 
     def __init__(
         self,
@@ -182,7 +168,6 @@ class CustomJobOperator(BaseOperator):
         self.logs = logs
         self.display_name = display_name
         self.poll_interval = poll_interval
-        self._thread = SupervisorThread()
 
     @classmethod
     def partial(cls, **kwargs: Any) -> CustomJobPartial:
@@ -209,40 +194,24 @@ class CustomJobOperator(BaseOperator):
         if content is self.custom_job:
             given = seen_oids is not None and id(content) in seen_oids  # by another task: not a template
             env = env.overlay(keep_trailing_newline=True)
-            with self._refusing():
-                return render_spec(
-                    content,
-                    render,
-                    enabled=self.render and not given,
-                    exclude=self.render_exclude,
-                    base=self._folder(),
-                )
+            from airflow_customjob.spec import SpecError
+
+            enabled, base = self.render and not given, self.folder()
+            with bad_input_fails(SpecError, TemplateRefused):
+                return render_spec(content, render, enabled=enabled, exclude=self.render_exclude, base=base)
         if content is self.backend:
             return render_backend(content, render)
         return super().render_template(content, context, jinja_env, seen_oids)
 
-    def _folder(self) -> Path | None:
+    def folder(self) -> Path | None:
+        """That of the DAG's file: where relative paths start from."""
         return Path(self.dag.folder) if self._dag else None
 
     # -- a try of the task --------------------------------------------------------------------------------------------
 
     def execute(self, context: Context) -> Any:
         """Claim the job, then drive it here or in the triggerer."""
-        self._thread = SupervisorThread()  # ``dag.test()`` runs every try with the same operator
-        try:
-            client, options = self._client(), self._options()
-        except ValueError as error:
-            raise AirflowFailException(str(error)) from None
-        deferrable = self.deferrable and self.wait_for_completion
-        outcome = self._run(lambda stopping: self._first_leg(stopping, context, client, options, defer=deferrable))
-        if isinstance(outcome, Held):
-            deadline = self._deadline(context)
-            self.defer(
-                trigger=CustomJobTrigger(outcome.to_json(), deadline),
-                method_name=self.execute_complete.__name__,
-                timeout=None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + BACKSTOP,
-            )
-        return self._result(outcome, context)
+        return self._attempt(context).execute()
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Called when a trigger has come to its end: what the job's record says counts.
@@ -250,11 +219,7 @@ class CustomJobOperator(BaseOperator):
         It may be the trigger of the try before: on sqlite Airflow gives the id of one that is gone again, and takes its late
         event for the new one's.
         """
-        what = (event or {}).get("what")
-        job = self._run(lambda stopping: self._later_leg(stopping, context))
-        if what == TIMED_OUT:
-            raise AirflowTaskTimeout(f"execution_timeout of {self.execution_timeout} is over. {job.error}")
-        return self._result(job, context)
+        return self._attempt(context).complete((event or {}).get("what"))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's; where the trigger crashed, or did not end in time, the job is cancelled first."""
@@ -263,191 +228,20 @@ class CustomJobOperator(BaseOperator):
         except (TaskDeferralError, TaskDeferralTimeout) as error:
             why = f"The job was cancelled: its task was deferred and cannot go on ({error})."
             self.log.error(why)
-            self._run(lambda stopping: self._later_leg(stopping, context, cancel=why))
+            self._attempt(context).cancel(why)
             raise
 
     def on_kill(self) -> None:
         """Called by Airflow's signal handler: only a flag is set here, see :mod:`~airflow_customjob.task.thread`."""
-        self._thread.tell(Stop.KILLED)
+        if self._thread is not None:
+            self._thread.tell(Stop.KILLED)
 
-    # -- in the supervisor's thread -----------------------------------------------------------------------------------
+    def _attempt(self, context: Context) -> Attempt:
+        """In a thread of its own; ``dag.test()`` runs every try with the same operator."""
+        self._thread = thread = SupervisorThread()
+        from airflow_customjob.operators.attempt import Attempt
 
-    def _run(self, main: Any) -> Any:
-        from airflow_customjob.backends.base import EngineError
-        from airflow_customjob.client import NoSuchJob
-        from airflow_customjob.supervisor.supervise import Fenced
-        from airflow_customjob.task.drive import WrongEngine
-
-        with self._refusing():
-            try:
-                return self._thread.run(main)
-            except (EngineError, Fenced, NoSuchJob, WrongEngine) as error:
-                raise AirflowException(str(error)) from error
-
-    async def _first_leg(
-        self, stopping: Stopping, context: Context, client: AsyncCustomJobClient, options: JobOptions, *, defer: bool
-    ) -> Job | Held:
-        from airflow_customjob.packaging.first import needs_this_machine
-        from airflow_customjob.supervisor.record import launched
-        from airflow_customjob.supervisor.result import output_directory
-        from airflow_customjob.task import xcoms
-
-        owner = owner_of(context, detached=not self.wait_for_completion)
-        async with client.backend.open():
-            claim, job = await client.submit(
-                self.custom_job,
-                options,
-                job_id=job_id_at(owner.where),
-                owner=owner,
-                logs=self.logs,
-                say=self.log.info,
-                **self._reading(),
-            )
-            record = job.record
-            self.log.info(_CLAIMED[claim], job.job_id, client.backend.name, record.generation)
-            push = partial(xcoms.push_claim, owner.where)
-            await push(xcoms.ID, job.job_id)
-            await push(xcoms.REF, job.ref())
-            await push(xcoms.JOB, xcoms.job_document(record, time.time()))
-            self.output_directory = output_directory(record)
-            held = self._held(client, record, owner, context)
-            if defer and not job.state.terminal and stopping.why is None:
-                positions: dict[str, str] = {}
-                if needs_this_machine(record.request):
-                    job = await self._drive(stopping, context, self._driver(client, held, positions), until=launched)
-                if not job.state.terminal:
-                    await push(xcoms.POSITIONS, positions)
-                    return held
-                return job
-            for key, link in links_of(self, context["ti"]).items():
-                await push(key, link)
-            return await self._drive(stopping, context, self._driver(client, held))
-
-    async def _later_leg(self, stopping: Stopping, context: Context, cancel: str = "") -> Job:
-        """Drive the job that this try claimed before it was deferred; most often nothing is left to do."""
-        from airflow_customjob.supervisor.result import output_directory
-        from airflow_customjob.task.xcoms import positions_at
-
-        client, owner = self._client(), owner_of(context)
-        async with client.backend.open():
-            record = (await client.get(job_id_at(owner.where))).record
-            self.output_directory = output_directory(record)
-            held = self._held(client, record, owner, context)
-            driver = self._driver(client, held, await positions_at(owner.where))
-            if cancel:
-                await driver.cancel(Canceller.OPERATOR, cancel)
-            return await self._drive(stopping, context, driver)
-
-    async def _drive(
-        self, stopping: Stopping, context: Context, driver: Driver, until: Callable[[JobRecord], bool] | None = None
-    ) -> Job:
-        """To the job's end, or until this task is stopped: then it is cancelled, unless a retry is going to take it over.
-
-        :param until: leave it earlier, when this says so.
-        """
-        async with driver.at_work():
-            job = await stopping.unless_told(driver.supervise(until or self._enough))
-            if job is not None:
-                return job
-            ti, state = context["ti"], None
-            killed = stopping.why is Stop.KILLED
-            if killed:
-                state = await _in_time(driver.held.owner.where)
-            how = f"was {told(state)}" if killed and state != "running" else "was stopped"
-            verdict = await driver.cancel(
-                Canceller.OPERATOR,
-                f"The job was cancelled: its Airflow task {how}.",
-                task_state=state,
-                will_retry=killed and will_retry(ti),
-            )
-            if verdict is Verdict.LEAVE and killed:
-                raise AirflowException(
-                    f"this task's process was told to stop; job {driver.held.job_id} goes on, and the task's next try takes it over"
-                )
-            return await driver.supervise(in_a_hurry=killed)
-
-    def _enough(self, record: Any) -> bool:
-        from airflow_customjob.spec.job_state import JobState
-
-        return not self.wait_for_completion and record.state is JobState.JOB_STATE_RUNNING
-
-    # -- arguments and results ----------------------------------------------------------------------------------------
-
-    def _reading(self) -> dict[str, Any]:
-        """How the spec is read."""
-        return {
-            "display_name": self.display_name or self.task_id,
-            "base": self._folder(),
-            "local_package_path": self.local_package_path,
-            "python_module": self.python_module,
-        }
-
-    def _client(self) -> AsyncCustomJobClient:
-        from airflow_customjob.client import AsyncCustomJobClient
-
-        return AsyncCustomJobClient(self.backend)
-
-    def _held(self, client: AsyncCustomJobClient, record: JobRecord, owner: Owner, context: Context) -> Held:
-        hold = 0.0 if is_dag_test(context) else self.hold_removal  # there, nobody else could read meanwhile
-        backend = client.backend.serialize()
-        return Held(record.job_id, record.generation, record.engine, owner, backend, hold, self.logs)
-
-    def _driver(self, client: AsyncCustomJobClient, held: Held, positions: dict[str, str] | None = None) -> Driver:
-        from airflow_customjob.task.drive import Driver
-        from airflow_customjob.task.xcoms import pull_at, push_at
-
-        where = held.owner.where
-        return Driver(client, held, log=self.log, push=push_at(where), pull=pull_at(where), positions=positions)
-
-    def _options(self) -> JobOptions:
-        from airflow_customjob.plan.types import ClusterSpec, JobOptions, SingleReplica
-        from airflow_customjob.settings import setting
-
-        return JobOptions(
-            stop_grace=self.stop_grace,
-            timeout_state=self.timeout_state,
-            ignore_fields=tuple(self.ignore_fields),
-            image_map=tuple((self.image_map or {}).items()),
-            cluster_spec=ClusterSpec(self.cluster_spec),
-            single_replica=SingleReplica(self.single_replica),
-            expand_args=self.expand_args,
-            trial_id=None if self.trial_id is None else str(self.trial_id),
-            gang=self.gang,
-            project=str(self.project_id),
-            region=self.region,
-            memory_limits=self.memory_limits,
-            record_ttl=float(setting("record_ttl")) if self.record_ttl is None else self.record_ttl,
-            gcp_conn_id=self.gcp_conn_id,
-            google_credentials=self.google_credentials,
-            secret_env=tuple((self.secret_env or {}).items()),
-        )
-
-    def _deadline(self, context: Context) -> float | None:
-        """Airflow applies ``execution_timeout`` to each leg alone; here it counts from the try's start, deferral included."""
-        if self.execution_timeout is None:
-            return None
-        return (context["ti"].start_date + self.execution_timeout).timestamp()
-
-    def _result(self, job: Job, context: Context) -> dict[str, Any]:
-        from airflow_customjob.task import outlets, xcoms
-
-        if job.state.succeeded or self._enough(job.record):
-            told = outlets.output_of(job)
-            context["ti"].xcom_push(xcoms.OUTPUT, told)
-            outlets.tell_assets(context, self.outlets, told)
-            return job.to_dict()
-        raise AirflowException(f"job {job.job_id} ended as {job.state.name}: {job.error}")
-
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """Bad input is not tried again."""
-        from airflow_customjob.spec import SpecError
-        from airflow_customjob.supervisor.claims import ClaimRefused
-
-        try:
-            yield
-        except (SpecError, TemplateRefused, ClaimRefused) as error:
-            raise AirflowFailException(str(error)) from None
+        return Attempt(self, context, thread)
 
 
 class CreateCustomJobOperator(CustomJobOperator):
@@ -493,24 +287,6 @@ class CreateCustomJobOperator(CustomJobOperator):
         if self.unused:
             self.log.info("%s: of use to Google's cloud only, and not used here", ", ".join(self.unused))
         return super().execute(context)
-
-
-_CLAIMED = {
-    "create": "job %s on %s: created (generation %s)",
-    "go on": "job %s on %s: this try's own, it goes on (generation %s)",
-    "take over": "job %s on %s: taken over from an earlier try (generation %s)",
-    "replace": "job %s on %s: started anew (generation %s)",
-}
-
-
-async def _in_time(where: Mapping[str, str]) -> str | None:
-    from airflow_customjob.supervisor.ownership import UNKNOWN
-
-    try:
-        async with asyncio.timeout(ASK_WITHIN):
-            return await ask_airflow(state_at, where)
-    except TimeoutError:
-        return UNKNOWN
 
 
 def _storable(custom_job: Any) -> Any:

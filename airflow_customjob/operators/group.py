@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import (
 )
 
 from airflow_customjob.operators.custom_job import CustomJobOperator
+from airflow_customjob.operators.rendering import bad_input_fails
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.ownership import ENDED_TASK, GONE, UNKNOWN
 from airflow_customjob.task.identity import is_dag_test, place_of, state_at
@@ -93,16 +94,12 @@ class CustomJobPlanOperator(CustomJobOperator):
         self.rows = rows
 
     def execute(self, context: Context) -> list[str]:
-        with self._refusing():
-            try:
-                plan = self._client().plan(
-                    self.custom_job,
-                    self._options(),
-                    **self._reading(),
-                )
-                rows = row_names([(pool.name, pool.replica_count) for pool in plan.pools], self.rows)
-            except ValueError as error:
-                raise AirflowFailException(str(error)) from None
+        from airflow_customjob.client import AsyncCustomJobClient
+        from airflow_customjob.operators.attempt import options_of, reading_of
+
+        with bad_input_fails(ValueError):
+            plan = AsyncCustomJobClient(self.backend).plan(self.custom_job, options_of(self), **reading_of(self))
+            rows = row_names([(pool.name, pool.replica_count) for pool in plan.pools], self.rows)
         for pool in plan.pools:
             self.log.info("%s: %s of %s", pool.name, pool.replica_count, pool.image)
         for note in plan.notes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,20 @@ Render = Callable[[Any], Any]
 
 class TemplateRefused(ValueError):
     """Jinja cannot render a field of the spec."""
+
+
+@contextmanager
+def bad_input_fails(*kinds: type[ValueError]) -> Iterator[None]:
+    """Bad input fails the task, and is not tried again.
+
+    :param kinds: of error that tell of it.
+    """
+    from airflow.sdk.exceptions import AirflowFailException
+
+    try:
+        yield
+    except kinds as error:
+        raise AirflowFailException(str(error)) from None
 
 
 def render_spec(

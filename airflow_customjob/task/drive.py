@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -45,6 +45,8 @@ class Driver:
     :param push: stores an XCom of the task.
     :param pull: reads one.
     :param positions: of log lines that the user was told already; kept up to date. None: nobody goes on after this process.
+    :param opening: XComs that are stored before all others.
+    :param links: XComs that are stored while the job goes on.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Driver:
         push: Push,
         pull: Pull | None = None,
         positions: dict[str, str] | None = None,
+        opening: Mapping[str, Any] | None = None,
+        links: Mapping[str, str] | None = None,
     ) -> None:
         self.client = client
         self.held = held
         self._log = log
         self._positions = {} if positions is None else positions
-        self._publisher = Publisher(push, positions, pull=pull, describe=self._describe)
+        self._publisher = Publisher(push, positions, pull=pull, describe=self._describe, opening=opening, links=links)
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:

@@ -64,9 +64,10 @@ def installation_id(meanwhile: float = MEANWHILE) -> str:
         return given
     from airflow.sdk import Variable
 
-    if Variable.get(INSTALLATION, default=None) is None:
-        Variable.set(INSTALLATION, uuid4().hex[:12], description="Part of the identity of every CustomJob: keep it")
-        time.sleep(meanwhile)
+    if (known := Variable.get(INSTALLATION, default=None)) is not None:
+        return str(known)
+    Variable.set(INSTALLATION, uuid4().hex[:12], description="Part of the identity of every CustomJob: keep it")
+    time.sleep(meanwhile)
     return str(Variable.get(INSTALLATION))
 
 

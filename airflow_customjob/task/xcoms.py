@@ -21,7 +21,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -45,13 +45,16 @@ ID, REF, JOB, REPLICAS, USAGE, PLAN, OUTPUT, POSITIONS = (
     "custom_job_output",
     "custom_job_positions",
 )
+_SHOWN = frozenset({JOB, REPLICAS, USAGE, PLAN})
 OURS = ("generation", "attempt", "revision", "message", "states")
 """Beside a CustomJob's own fields: how often the job was started anew, and restarted; milliseconds since the epoch when
 this was so; why it waits; the states it has been in, each with its milliseconds since the epoch."""
 EVERY = 2.0
 """Seconds between two values of one key, unless the job's state changes."""
-SETTLE = 0.3
-"""Seconds that a change of state waits for the next one: a short job has been through all of them by then."""
+SETTLE = 1.0
+"""Seconds that a change of state waits for the next one, unless it is the last: a short job has been through all of them by then."""
+ASK_AGAIN = 0.3
+"""Seconds after which it is asked again whether a later generation has told its state."""
 SHARE, SELDOM = 5.0, 20.0
 """A job shows itself for one part in so many of its time, but once in so many seconds."""
 REPEAT = 30.0
@@ -131,6 +134,8 @@ class Publisher:
     :param positions: kept up to date by the supervisor; None: nobody will need them.
     :param pull: reads one XCom; what the process before has told of the same generation is gone on with.
     :param describe: makes the value of :data:`PLAN`; it may take its time.
+    :param opening: what is stored before all else, by key.
+    :param links: what is stored while the job goes on; at a task's end Airflow does so itself.
     """
 
     def __init__(
@@ -140,7 +145,11 @@ class Publisher:
         *,
         pull: Pull | None = None,
         describe: Callable[[JobRecord], dict[str, Any]] | None = None,
+        opening: Mapping[str, Any] | None = None,
+        links: Mapping[str, str] | None = None,
     ) -> None:
+        self._opening = opening or {}
+        self._links = links or {}
         self._push = push
         self._pull = pull
         self._describe = describe
@@ -150,13 +159,16 @@ class Publisher:
         self._older = dict(positions or {})
         self._latest: tuple[JobRecord, Sequence[ReplicaStatus]] | None = None
         self._news = asyncio.Event()
-        self._closed = asyncio.Event()
+        self._closed = False
+        self._is_last = asyncio.Event()
         self._pushed: dict[str, tuple[Any, float]] = {POSITIONS: (dict(positions or {}), math.inf)}
 
     def on_change(self, record: JobRecord, replicas: Sequence[ReplicaStatus]) -> None:
         """For the supervisor."""
         if self._latest is None or self._latest[0].state is not record.state:
             self._news.set()
+        if record.state.terminal:
+            self._is_last.set()
         entry = state_entry(record)
         if not self._states or not _is_same_state(self._states[-1], entry):
             self._states = [*self._states[:1], *self._states[1:][-(MAX_STATES - 2) :], entry]
@@ -174,24 +186,33 @@ class Publisher:
 
     def close(self) -> None:
         """Let :meth:`run` push what is left, and return."""
-        self._closed.set()
+        self._closed = True
+        self._is_last.set()
         self._news.set()
 
     async def run(self) -> None:
         took = 0.0
-        while not self._closed.is_set():
+        await self._push_all(self._opening)
+        while not self._closed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_after(took)):
                     await self._news.wait()
                 async with asyncio.timeout(SETTLE):
-                    await self._closed.wait()
+                    await self._is_last.wait()
             started = time.monotonic()
             if not self._news.is_set():
                 await self._push_positions()
             self._news.clear()
             await self._push_latest()
+            if not self._closed:
+                await self._push_all(self._links)
             took = time.monotonic() - started
+        await self._push_all(self._opening)
         await self._push_latest()
+
+    async def _push_all(self, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            await self._changed(key, value, partial(_same, value))
 
     async def _resume(self, pull: Pull, generation: int) -> None:
         """Go on with what another process has told of this generation."""
@@ -239,7 +260,11 @@ class Publisher:
         except Exception as error:  # noqa: BLE001 - what is shown must not hinder the job; the next turn tries again
             log.warning("XCom %s could not be pushed (%s); trying again", key, error)
         else:
-            self._pushed[key] = version, math.inf if key == POSITIONS else time.monotonic() + REPEAT
+            self._pushed[key] = version, time.monotonic() + REPEAT if key in _SHOWN else math.inf
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _is_same_state(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -256,30 +281,42 @@ def _generation(value: Any) -> int:
     return int(value.get("generation", 0)) if isinstance(value, Mapping) else 0
 
 
-def push_at(where: Mapping[str, str]) -> Push:
+def push_at(where: Mapping[str, str], claims: Iterable[str] = ()) -> Push:
     """Stores XComs of the task instance there, unless those of a later generation are there.
 
     That is asked once a turn, of one key that the claim has stored: of one that is missing Airflow writes an error into the
     task's log.
+
+    :param claims: keys whose first value is that of a process that has just claimed the job: nobody can have said anything later.
     """
+    unsaid = set(claims)
     stored, asked_at = None, -math.inf
 
     async def push(key: str, value: Any) -> None:
         nonlocal stored, asked_at
-        if _generation(value) and time.monotonic() - asked_at > SETTLE:
+        if key == JOB and key in unsaid:
+            stored, asked_at = value, time.monotonic()
+        elif _generation(value) and time.monotonic() - asked_at > ASK_AGAIN:
             stored = await xcom_at(where, JOB)
             asked_at = time.monotonic()
         if not is_older(value, stored):
             await push_claim(where, key, value)
+            unsaid.discard(key)
 
     return push
 
 
 async def push_claim(where: Mapping[str, str], key: str, value: Any) -> None:
-    """Stores what whoever has just claimed the job says first: nobody can have said anything later."""
+    """As :func:`push_claims`, of one key."""
     from airflow.sdk.execution_time.xcom import XCom
 
     await ask_airflow(XCom.set, key=key, value=value, **_address(where))
+
+
+async def push_claims(where: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Stores what whoever has just claimed the job says first, by key."""
+    for key, value in values.items():
+        await push_claim(where, key, value)
 
 
 def pull_at(where: Mapping[str, str]) -> Pull:

@@ -18,9 +18,12 @@ from airflow.sdk.log import _secrets_masker
 from airflow_customjob import CreateCustomJobOperator, CustomJobClient, CustomJobOperator
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
 from airflow_customjob.backends.process import ProcessBackend
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.operators.attempt import Attempt
 from airflow_customjob.supervisor.record import decode
 from airflow_customjob.task import xcoms
 from airflow_customjob.task.identity import INSTALLATION, installation_id
+from airflow_customjob.task.thread import SupervisorThread
 from tests.airflow.conftest import JOB, Ran
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
@@ -133,14 +136,20 @@ def test_mapped_tasks_are_jobs_of_their_own(
     assert len(ids) == 4
 
 
-class Dies(CustomJobOperator):
-    """Its first try dies when its job is there."""
+class DyingAttempt(Attempt):
+    """The first try dies when its job is there."""
 
-    async def _drive(self, stopping: Any, context: Any, driver: Any) -> Any:
-        if context["ti"].try_number == 1:
+    async def _drive(self, stopping: Any, driver: Any, until: Any = None) -> Any:
+        if self._context["ti"].try_number == 1:
             await driver.supervise(until=lambda record: bool(record.start_time))
             raise ConnectionError("the worker's power went out")
-        return await super()._drive(stopping, context, driver)
+        return await super()._drive(stopping, driver, until)
+
+
+class Dies(CustomJobOperator):
+    def _attempt(self, context: Any) -> Attempt:
+        self._thread = SupervisorThread()
+        return DyingAttempt(self, context, self._thread)
 
 
 def test_a_retry_takes_over_what_runs(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:
@@ -178,6 +187,7 @@ class Crashes(CustomJobOperator):
         try:
             return super().execute(context)
         except TaskDeferred:
+            assert self._thread is not None
             self._thread.run(lambda stopping: self._launch(context))
             failure = {"error": self.failure, "traceback": ["KeyError: 'no such thing'\n"]}
             return self.resume_execution("__fail__", failure, context)
@@ -185,7 +195,7 @@ class Crashes(CustomJobOperator):
     failure = "Trigger failure"
 
     async def _launch(self, context: Any) -> None:
-        client = self._client()
+        client = AsyncCustomJobClient(self.backend)
         (job,) = await client.list()
         await client.supervise(job.job_id, until=lambda record: bool(record.start_time))
 

@@ -201,6 +201,46 @@ def test_an_xcom_that_cannot_be_pushed_is_pushed_again(monkeypatch: pytest.Monke
     assert len(pushed.of(xcoms.JOB)) == 1
 
 
+def test_a_short_job_tells_its_end_once_and_needs_no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xcoms, "SETTLE", 60)
+    pushed = Pushed()
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(pushed, opening={xcoms.ID: "4711"}, links={"_link": "page"})
+        running = asyncio.create_task(publisher.run())
+        for state in (JobState.JOB_STATE_PENDING, JobState.JOB_STATE_RUNNING, JobState.JOB_STATE_SUCCEEDED):
+            publisher.on_change(a_record(state=state), [])
+            await asyncio.sleep(0.05)
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert [key for _, key, _ in pushed if key in (xcoms.ID, xcoms.JOB)] == [xcoms.ID, xcoms.JOB]
+    (told,) = pushed.of(xcoms.JOB)
+    assert [entry["state"].removeprefix("JOB_STATE_") for entry in told["states"]] == [
+        "PENDING",
+        "RUNNING",
+        "SUCCEEDED",
+    ]
+
+
+def test_a_job_that_goes_on_has_its_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xcoms, "SETTLE", 0.01)
+    pushed = Pushed()
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(pushed, opening={xcoms.ID: "4711"}, links={"_link": "page"})
+        running = asyncio.create_task(publisher.run())
+        publisher.on_change(a_record(state=JobState.JOB_STATE_RUNNING), [])
+        await asyncio.sleep(0.3)
+        assert pushed.of("_link") == ["page"]
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert (pushed.of(xcoms.ID), pushed.of("_link")) == (["4711"], ["page"])
+
+
 def test_what_another_try_wrote_over_is_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: the try before, being stopped, stored its last state over that of the job started anew, which stayed."""
     monkeypatch.setattr(xcoms, "SETTLE", 0.01)
