@@ -224,9 +224,8 @@ class Attempt:
         return not self._operator.wait_for_completion and record.state is JobState.JOB_STATE_RUNNING
 
     def _held(self, record: JobRecord, owner: Owner) -> Held:
-        hold = (
-            0.0 if is_dag_test(self._context) else self._operator.hold_removal
-        )  # there, nobody else could read meanwhile
+        # In dag.test() nobody else could read meanwhile.
+        hold = 0.0 if is_dag_test(self._context) else self._operator.hold_removal
         backend = self._client.backend.serialize()
         return Held(record.job_id, record.generation, record.engine, owner, backend, hold, self._operator.logs)
 

@@ -73,10 +73,9 @@ class CustomJobTrigger(BaseTrigger):
                         Canceller.OPERATOR, "The job was cancelled: its task's execution_timeout is over."
                     )
                     await driver.supervise()
+                # Airflow takes no event of a cleared task, and would start this trigger again.
                 while ended is not None and await ask_airflow(state_at, where) is None:
-                    await asyncio.sleep(
-                        LOOK_EVERY
-                    )  # Airflow takes no event of a cleared task, and would start this trigger again
+                    await asyncio.sleep(LOOK_EVERY)
         except Fenced as fenced:
             what, message = LOST_IT, str(fenced)
             if fenced.found is not None and is_same_task(fenced.found.owner, Held.from_json(self.held).owner):
