@@ -7,7 +7,7 @@ of the request. Whoever fails is followed, whatever was chosen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import chain, repeat
@@ -34,6 +34,8 @@ TAIL_BUDGET = 2.0
 """Seconds that a failure may be held back to read its last lines."""
 DRAIN_BUDGET = 10.0
 """Seconds that an ended replica is kept although no line of its log comes; as long as lines come, it is kept."""
+BURST = 20
+"""Lines that are told in one go."""
 RETRY = 0.5
 """Seconds after which a log that broke off is taken up again."""
 
@@ -163,7 +165,7 @@ class LogFollower:
     async def _follow(self, ref: ReplicaRef, sink: Sink) -> None:
         while True:
             try:
-                async for line in self._engine.logs(ref, after=self.positions.get(ref.name)):
+                async for line in in_bursts(self._engine.logs(ref, after=self.positions.get(ref.name))):
                     sink(line)
                     self.positions[ref.name] = line.position
             except EngineError:
@@ -210,6 +212,17 @@ class LogFollower:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+async def in_bursts(lines: AsyncIterator[LogLine]) -> AsyncIterator[LogLine]:
+    """The same lines. An engine may have thousands at once, and where they are told may be slow: all others in this event loop get
+    their turn in between."""
+    number = 0
+    async for line in lines:
+        yield line
+        number += 1
+        if number % BURST == 0:
+            await asyncio.sleep(0)
 
 
 def last_of(lines: Sequence[str], limit: int) -> tuple[str, ...]:

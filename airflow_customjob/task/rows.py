@@ -20,7 +20,7 @@ from airflow_customjob.backends.secrets import mask
 from airflow_customjob.plan.types import JobId
 from airflow_customjob.spec.airflow_states import replica_state
 from airflow_customjob.spec.job_state import JobState
-from airflow_customjob.supervisor.follow import RETRY, Sink
+from airflow_customjob.supervisor.follow import RETRY, Sink, in_bursts
 from airflow_customjob.supervisor.ownership import ENDED_TASK
 from airflow_customjob.supervisor.record import JobRecord, decode
 from airflow_customjob.task.comms import ask_airflow
@@ -179,7 +179,7 @@ class RowWatch:
         async with backend.open() as engine:
             while True:
                 with suppress(EngineError):
-                    async for line in engine.logs(ref, after=self._positions.get(ref.name)):
+                    async for line in in_bursts(engine.logs(ref, after=self._positions.get(ref.name))):
                         self._sink(line)
                         self._positions[ref.name] = line.position
                     return

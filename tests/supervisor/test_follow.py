@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_customjob.backends.base import EngineError, LogLine, ReplicaRef
 from airflow_customjob.backends.fake import FakeEngine, FakeWorld, Fault, ScriptedFaults, exits, run_in_virtual_time
-from airflow_customjob.supervisor.follow import FIRST_BYTES, LAST_LINES, LogFollower, last_of
+from airflow_customjob.supervisor.follow import BURST, FIRST_BYTES, LAST_LINES, LogFollower, last_of
 from airflow_customjob.supervisor.record import encode
 from tests.supervisor.jobs import exited, prepared_job, running_job
 from tests.supervisor.world import Told, supervisor
@@ -51,6 +52,31 @@ def test_every_line_once_and_live() -> None:
 
     run_in_virtual_time(main())
     assert told.texts() == SAYS
+
+
+def test_a_long_log_leaves_others_their_turn() -> None:
+    """Regression: told to a triggerer that was busy, a thousand lines held up its other jobs, and its heartbeat, for twenty seconds."""
+    world, told = FakeWorld(scripts={"workerpool0-0": exits(says=SAYS * 10)}), Told()
+    turns: list[int] = []
+
+    async def take_turns() -> None:
+        while True:
+            turns.append(len(told.lines))
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        engine = await launched(world)
+        await asyncio.sleep(1)
+        follow = follower(engine, told)
+        follow.follow([PRIMARY])
+        other = asyncio.create_task(take_turns())
+        while not follow.is_through(PRIMARY):
+            await asyncio.sleep(0)
+        other.cancel()
+
+    run_in_virtual_time(main())
+    assert told.texts() == SAYS * 10
+    assert max(after - before for before, after in pairwise(turns)) <= BURST
 
 
 def test_the_next_one_goes_on_where_the_last_one_was() -> None:
