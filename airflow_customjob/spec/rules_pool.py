@@ -192,8 +192,10 @@ def _package_count(task: PythonPackageSpec) -> Iterator[Finding]:
 
 def _package_kind(task: PythonPackageSpec) -> Iterator[Finding]:
     for index, uri in enumerate(task.package_uris):
-        if uri and not TEMPLATE.search(uri) and not uri.endswith((".tar.gz", ".whl")):
-            yield f"package_uris[{index}]", "Vertex AI takes source distributions (.tar.gz) and wheels (.whl)", uri
+        path = uri if uri.startswith("gs://") else re.split("[?#]", uri)[0]
+        if uri and not TEMPLATE.search(uri) and not path.endswith((".tar.gz", ".whl")):
+            what = path.rpartition("/")[2]  # what stands before and behind may hold a login, or a signature
+            yield f"package_uris[{index}]", "Vertex AI takes source distributions (.tar.gz) and wheels (.whl)", what
 
 
 def _package_empty(task: PythonPackageSpec) -> Iterator[Finding]:

@@ -172,12 +172,19 @@ KEPT: dict[str, dict[str, Any]] = {
     "empty value": container(env=[{"name": "A", "value": ""}]),
     "dotted module": package(pythonModule="a.b_c.d1"),
     "local package": package(packageUris=["dist/p-1.0-py3-none-any.whl", "https://h/p.tar.gz"]),
+    "signed package": package(packageUris=["https://h/p.whl?signature=s3cret", "https://h/p.tar.gz#sha256=0"]),
 }
 
 
 @pytest.mark.parametrize("case", KEPT)
 def test_kept(case: str) -> None:
     assert validate(load(KEPT[case])) == []
+
+
+def test_a_packages_login_and_signature_are_not_told() -> None:
+    """A signed URL of a wheel was taken for something else, and stood in the log with its signature."""
+    (problem,) = validate(load(package(packageUris=["https://me:s3cret@h/p.zip?signature=s3cret"])))
+    assert problem.value == "p.zip"
 
 
 def test_every_rule_has_a_row_and_a_source() -> None:
