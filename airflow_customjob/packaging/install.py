@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -115,6 +116,9 @@ def environment(work: str, indexes: list[str], certificates: str | None) -> dict
         if others:
             ours.update(PIP_EXTRA_INDEX_URL=" ".join(others), UV_INDEX=" ".join(others))
         ours.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+        plain = [urllib.parse.urlsplit(index).netloc for index in indexes if index.startswith("http://")]
+        if plain:  # whoever named it has said that it has no TLS; pip would pass it over
+            ours["PIP_TRUSTED_HOST"] = " ".join((*os.environ.get("PIP_TRUSTED_HOST", "").split(), *plain))
     if certificates:
         ours.update(dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), certificates))
     return {**os.environ, **ours}

@@ -134,6 +134,14 @@ def test_of_a_project_in_two_places_the_one_that_python_takes_is_told(tmp_path: 
     assert told["dep"] == "2.0"
 
 
+def test_an_index_without_tls_is_one_that_pip_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passed over whatever host it was not told to trust, and found nothing."""
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "mine.example")
+    plain, other = "http://index.example:8080/simple", "https://index.example/simple"
+    assert install.environment("/w", [other, plain], None)["PIP_TRUSTED_HOST"] == "mine.example index.example:8080"
+    assert install.environment("/w", [other], None)["PIP_TRUSTED_HOST"] == "mine.example"
+
+
 # -- what it fetches for itself -------------------------------------------------------------------------------------
 
 

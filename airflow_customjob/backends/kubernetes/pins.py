@@ -110,7 +110,7 @@ class Pins:
             if error.reason != "AlreadyExists":
                 raise
         except ApiError as error:
-            refused = refusal(error, f"the Pod {pod['metadata']['name']} that installs {what}", "")
+            refused = refusal(error, f"the Pod {pod['metadata']['name']} that installs {what}", "", [pod])
             if not isinstance(refused, EngineBusy):
                 raise refused from error
             await asyncio.sleep(BUSY)
