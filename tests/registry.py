@@ -58,12 +58,20 @@ class Registry:
 
     def push(self, repository: str, tag: str, layers: list[Path], config: dict[str, Any]) -> str:
         """An image of these tars; its digest."""
-        found = [(self._blob(repository, layer), layer.stat().st_size) for layer in layers]
+        kinds = OCI.format("layer", ".tar")
+        made = [
+            {"mediaType": kinds, "digest": self._blob(repository, layer), "size": layer.stat().st_size}
+            for layer in layers
+        ]
+        return self.put_image(repository, tag, made, config)
+
+    def put_image(self, repository: str, tag: str, layers: list[dict[str, Any]], config: dict[str, Any]) -> str:
+        """:param layers: plain tars that the repository has, as a manifest names them."""
         whole = {
             "architecture": "amd64",
             "os": "linux",
             "config": config,
-            "rootfs": {"type": "layers", "diff_ids": [digest for digest, _ in found]},
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
         }
         place = self.folder / "config.json"
         place.write_text(json.dumps(whole))
@@ -75,7 +83,7 @@ class Registry:
                 "digest": self._blob(repository, place),
                 "size": place.stat().st_size,
             },
-            "layers": [{"mediaType": OCI.format("layer", ".tar"), "digest": d, "size": size} for d, size in found],
+            "layers": layers,
         }
         return self.put_manifest(repository, tag, manifest)
 

@@ -83,13 +83,27 @@ class Registry:
     """
     :param host: its name, as images have it.
     :param login: ``user:password``; empty: none.
+    :param tries: of a request.
+    :param patience: seconds without a byte after which one has failed.
+    :param login_from: where people put the login.
     """
 
-    def __init__(self, host: str, login: str, plain_http: bool, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        host: str,
+        login: str,
+        plain_http: bool,
+        context: ssl.SSLContext,
+        *,
+        tries: int = TRIES,
+        patience: float = PATIENCE,
+        login_from: str = "registry_secret",
+    ) -> None:
         address = "registry-1.docker.io" if host in DOCKER_HUB else host
         self.root = f"{'http' if plain_http else 'https'}://{address}"
         self.host = host
         self._login = login
+        self._tries, self._patience, self._login_from = tries, patience, login_from
         self._authorization: dict[str, str] = {}
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
 
@@ -110,7 +124,7 @@ class Registry:
         :raises Refusal: the registry does not do it.
         """
         url = urllib.parse.urljoin(self.root, path)
-        for turn in range(1, TRIES + 1):
+        for turn in range(1, self._tries + 1):
             answer = self._once(method, url, scope, body, size, headers)
             if answer.status == 401 and self._authorize(answer, scope):
                 answer = self._once(method, url, scope, body, size, headers)
@@ -119,7 +133,7 @@ class Registry:
             why = self._why(answer)
             if answer.status < 500 and answer.status != 429:
                 break
-            time.sleep(0.0 if turn == TRIES else 0.5 * 2**turn)
+            time.sleep(0.0 if turn == self._tries else 0.5 * 2**turn)
         raise Refusal(f"the registry {self.host} refused to {method} {urllib.parse.urlsplit(url).path}: {why}")
 
     def _once(self, method: str, url: str, scope: str, body: Any, size: int | None, headers: dict[str, str]) -> Answer:
@@ -134,7 +148,7 @@ class Registry:
             # Not sent on where we are sent elsewhere: layers often lie in somebody's object storage.
             request.add_unredirected_header("Authorization", self._authorization[scope])
         try:
-            response = self._opener.open(request, timeout=PATIENCE)
+            response = self._opener.open(request, timeout=self._patience)
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.headers, error)
         except (OSError, http.client.HTTPException) as error:
@@ -154,7 +168,7 @@ class Registry:
             if self._login:
                 request.add_unredirected_header("Authorization", basic)
             try:
-                with self._opener.open(request, timeout=PATIENCE) as response:
+                with self._opener.open(request, timeout=self._patience) as response:
                     granted = json.loads(response.read(MAX_MANIFEST))
             except (OSError, ValueError) as error:
                 raise Refusal(f"the registry {self.host} sent us for a token, and got none: {error}") from None
@@ -172,7 +186,9 @@ class Registry:
         if answer.status in (401, 403):
             who = f"as {self._login.partition(':')[0]}" if self._login else "without a login"
             words = words or "no reason given"
-            return f"HTTP {answer.status}, {who}: {words}; does registry_secret hold a login for {self.host} that may?"
+            return (
+                f"HTTP {answer.status}, {who}: {words}; does {self._login_from} hold a login for {self.host} that may?"
+            )
         return words if answer.status == 599 else f"HTTP {answer.status}: {words or 'no reason given'}"
 
 

@@ -194,6 +194,35 @@ def test_two_processes_that_need_one_image_at_once_install_it_once(tmp_path: Pat
     on_docker(test)
 
 
+def test_a_tag_that_has_moved_is_another_executor_image(tmp_path: Path) -> None:
+    path, tag = (
+        wheel(tmp_path, named(), "import os; print(os.environ['WHICH'])"),
+        f"customjob-test-{uuid4().hex[:10]}:moving",
+    )
+
+    async def test(bench: Bench) -> None:
+        said: list[str] = []
+        async with built_from(path, bench):
+            try:
+                for which, known in (("one", False), ("two", False), ("two", True)):
+                    made = (await _docker("create", IMAGE)).decode().strip()
+                    if not known:
+                        await _docker("commit", f"--change=ENV WHICH={which}", made, tag)
+                    await _docker("rm", made)
+                    said.clear()
+                    plan = packaged(bench, path, tag)
+                    prepared = await bench.engine.prepare(plan, said.append)
+                    assert any("cache hit" in line for line in said) is known
+                    run = await _docker(
+                        "run", "--rm", prepared.artifacts["0"], "python3", "-m", path.name.split("-")[0] + ".task"
+                    )
+                    assert run.decode() == f"{which}\n"
+            finally:
+                await _docker("rmi", "-f", tag)
+
+    on_docker(test)
+
+
 async def files_of_last_layer(image: str) -> list[str]:
     saved = await asyncio.to_thread(subprocess.run, ["docker", "save", image], capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(saved.stdout)) as tar:

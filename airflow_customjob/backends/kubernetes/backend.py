@@ -46,6 +46,9 @@ class KubernetesBackend:
         once in the cluster and pulled by each node. None: each replica installs its packages for itself.
     :param registry_secret: a Secret of the namespace (``kubernetes.io/dockerconfigjson``) whose login may write to that
         repository and read the executor image. Nodes pull with their own rights, or with ``image_pull_secrets``.
+    :param registry_conn_id: a connection of Airflow's (host, login, password) that may read the executor image: before each job its
+        registry is asked which image a tag means now. None: asked without a login; a registry that does not answer us is
+        told of in the log, and its tags count as unmoved.
     :param registry_plain_http: that registry has no TLS.
     :param index_urls: where packages are looked for, the first one in place of PyPI: URLs without a password; with a
         ``registry`` also where a URL with one is found: ``connection:ID``, ``variable:KEY``, ``file:/path``, ``env:NAME``.
@@ -75,6 +78,7 @@ class KubernetesBackend:
     gcsfuse: bool = False
     registry: str | None = None
     registry_secret: str | None = None
+    registry_conn_id: str | None = None
     registry_plain_http: bool = False
     index_urls: tuple[str, ...] = ()
     build_timeout: float = 3600.0

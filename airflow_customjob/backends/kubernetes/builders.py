@@ -44,7 +44,7 @@ GATE_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu"
 class Build:
     """Packages that go into an image.
 
-    :param base: the executor image's name: its digest is part of the key where the name has one.
+    :param base: the executor image: its digest is part of the key where that is known, else its name.
     """
 
     base: str
@@ -53,7 +53,9 @@ class Build:
 
     @property
     def key(self) -> str:
-        return content_key(self.base, self.packages, options=(self.repository, *self.backend.index_urls))[:24]
+        return content_key(
+            self.base.rpartition("@")[2], self.packages, options=(self.repository, *self.backend.index_urls)
+        )[:24]
 
     @property
     def repository(self) -> str:

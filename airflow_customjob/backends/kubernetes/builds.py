@@ -24,6 +24,7 @@ from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, Api
 from airflow_customjob.backends.kubernetes.builders import MAX_BUILD, Build, builder, builder_secrets, cuts
 from airflow_customjob.backends.kubernetes.judge import HOPELESS, NODE_PATIENCE
 from airflow_customjob.backends.kubernetes.refusals import refusal
+from airflow_customjob.backends.kubernetes.tags import pinned
 from airflow_customjob.packaging import Fetched
 from airflow_customjob.plan.types import PoolPlan
 
@@ -67,13 +68,13 @@ class Builds:
 
         :raises LaunchRefused: they cannot be installed, or the image cannot be kept.
         """
-        build = Build(base, packages, self._backend)
+        build = Build(await pinned(base, self._backend, say), packages, self._backend)
         known = await self._known(build)
         if known is not None:
             say(f"{build.names}: installed before, image {known.image} (cache hit)")
             return known
         began = time.monotonic()
-        say(f"installing {build.names} into {base}, in the Pod {build.name}")
+        say(f"installing {build.names} into {build.base}, in the Pod {build.name}")
         async with self._waiting(build):
             built = await self._built(build, say)
         say(f"installed {build.names} into {base} in {time.monotonic() - began:.1f} s, image {built.image}")
