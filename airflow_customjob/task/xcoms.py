@@ -206,6 +206,7 @@ class Publisher:
             await self._push_latest()
             if not self._closed:
                 await self._push_all(self._links)
+            self._older = dict(self._positions or {})
             took = time.monotonic() - started
         await self._push_all(self._opening)
         await self._push_latest()
@@ -248,8 +249,7 @@ class Publisher:
 
     async def _push_positions(self) -> None:
         if self._positions is not None:
-            older, self._older = self._older, dict(self._positions)
-            await self._changed(POSITIONS, older, lambda: older)
+            await self._changed(POSITIONS, self._older, lambda: self._older)
 
     async def _changed(self, key: str, version: object, value: Callable[[], Any]) -> None:
         pushed, again_at = self._pushed.get(key, (None, 0.0))
