@@ -105,13 +105,11 @@ def test_versions_come_to_the_same_again_whatever_the_index_has_by_then(tmp_path
         }
         for name, version in (("dep", "1.1"), ("dep", "3.0"), ("deeper", "0.2")):
             wheel(files / "simple" / name, name, version)
-        for pins, expected in ((first.pins()["pins"], ("2.0", "0.1")), (None, ("3.0", None))):
-            again = Installation(tmp_path / f"again-{expected[0]}", url)
-            if pins:
-                again.pin(pins)
-            done = again.run(one, two)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert (again.installed()["dep"], again.installed().get("deeper")) == expected
+        again = Installation(tmp_path / "again", url)
+        again.pin(first.pins()["pins"])
+        done = again.run(one, two)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert again.installed() == first.pins()["installed"]
 
 
 def test_a_package_whose_own_version_changes_with_each_build_is_not_held_to_one(tmp_path: Path) -> None:

@@ -125,10 +125,13 @@ class Pins:
         state = judge.container_state(pod, names.PINS)
         if "running" not in state and "terminated" not in state:
             return None
+        text = await self._log(pod["metadata"]["name"], names.PINS)
+        if len(text) > MAX_BYTES:
+            raise LaunchRefused(f"{what} depends on more than a job's record holds: give the backend a registry=")
         try:
-            told = json.loads(await self._log(pod["metadata"]["name"], names.PINS))
+            told = json.loads(text)
             *pins, installed = ({**each} for each in (*told["pins"], told["installed"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None  # a part of it: some runtimes are late with what a container has written
         _check(what, [*pins, installed])
         versions = [f"{name}=={version}" for name, version in sorted(installed.items())]
@@ -188,10 +191,8 @@ def _unread(pod: Mapping[str, Any]) -> str:
 def _check(what: str, versions: Sequence[Mapping[str, Any]]) -> None:
     """It comes from where code of packages runs, and goes where pip reads it.
 
-    :raises LaunchRefused: some of it is no version of a project, or it is too much.
+    :raises LaunchRefused: some of it is no version of a project.
     """
-    if len(json.dumps(versions)) > MAX_BYTES:
-        raise LaunchRefused(f"{what} depends on more than a job's record holds: give the backend a registry=")
     for name, version in (item for each in versions for item in each.items()):
         if not isinstance(version, str) or not _VERSION.fullmatch(f"{name}=={version}"):
             text = f"{name}=={version}"[:200]
