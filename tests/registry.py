@@ -6,6 +6,8 @@ import base64
 import hashlib
 import io
 import json
+import socket
+import ssl
 import subprocess
 import tarfile
 import time
@@ -26,7 +28,7 @@ MANIFEST, INDEX = OCI.format("manifest", "+json"), OCI.format("index", "+json")
 @dataclass(frozen=True)
 class Registry:
     """
-    :param address: ``host:port``, without TLS.
+    :param address: ``host:port``.
     :param login: ``user:password``; empty: it asks for none.
     :param log: what it was asked for.
     """
@@ -35,6 +37,8 @@ class Registry:
     login: str
     folder: Path
     log: Path
+    authority: Path | None = None
+    """By which its TLS is trusted; None: it has none."""
 
     @property
     def docker_config(self) -> str:
@@ -42,7 +46,7 @@ class Registry:
         return json.dumps({"auths": {self.address: {"auth": base64.b64encode(self.login.encode()).decode()}}})
 
     def call(self, method: str, path: str, data: Any = None, size: int | None = None, **headers: str) -> Any:
-        url = path if "://" in path else f"http://{self.address}{path}"
+        url = path if "://" in path else f"{'https' if self.authority else 'http'}://{self.address}{path}"
         request = urllib.request.Request(url, data, method=method)
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
@@ -50,7 +54,8 @@ class Registry:
             request.add_header("Content-Length", str(size))
         if self.login:
             request.add_header("Authorization", "Basic " + base64.b64encode(self.login.encode()).decode())
-        return urllib.request.urlopen(request, timeout=60)
+        trusting = ssl.create_default_context(cafile=self.authority) if self.authority else None
+        return urllib.request.urlopen(request, timeout=60, context=trusting)
 
     def json(self, path: str) -> dict[str, Any]:
         with self.call("GET", path, Accept=f"{MANIFEST}, {INDEX}") as answer:
@@ -120,24 +125,33 @@ class Registry:
 
 
 @contextmanager
-def registry(folder: Path, address: str, login: str = "") -> Iterator[Registry]:
-    """One that is gone afterwards, with all that it holds."""
+def registry(
+    folder: Path, address: str, login: str = "", certificate: tuple[Path, Path] | None = None
+) -> Iterator[Registry]:
+    """One that is gone afterwards, with all that it holds.
+
+    :param certificate: and its key, for TLS.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     auth = ""
     if login:
         assert login == LOGIN
         (folder / "htpasswd").write_text(f"{login.partition(':')[0]}:{HASHED}\n")
         auth = f"auth:\n  htpasswd:\n    realm: tests\n    path: {folder}/htpasswd\n"
+    tls = f"  tls:\n    certificate: {certificate[0]}\n    key: {certificate[1]}\n" if certificate else ""
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {folder}/data\n"
-        f"http:\n  addr: {address}\n{auth}"
+        f"http:\n  addr: {address}\n{tls}{auth}"
     )
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        assert probe.connect_ex((host, int(port))), f"another registry answers at {address}"
     log = folder / "registry.log"
     with log.open("wb") as output:
         process = subprocess.Popen(["docker-registry", "serve", config], stdout=output, stderr=output)
     try:
-        made = Registry(address, login, folder, log)
+        made = Registry(address, login, folder, log, certificate and certificate[0])
         _wait_for(made, process)
         yield made
     finally:

@@ -4,8 +4,10 @@ first only."""
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from airflow_customjob.backends.base import LaunchRefused
@@ -56,6 +58,24 @@ def resolve_indexes(texts: Iterable[str]) -> list[Index]:
     :raises LaunchRefused: a reference leads nowhere, or to no URL; names the reference and never a value.
     """
     return [_index(f"index_urls[{number}]", text) for number, text in enumerate(texts)]
+
+
+def read_authorities(ca_bundle: str | None) -> bytes | None:
+    """:raises LaunchRefused: the file cannot be read here."""
+    if ca_bundle is None:
+        return None
+    try:
+        return Path(ca_bundle).read_bytes()
+    except OSError as error:
+        raise LaunchRefused(f"ca_bundle: {ca_bundle} cannot be read here: {error.strerror}") from None
+
+
+def load_authorities(context: ssl.SSLContext, ca_bundle: str) -> None:
+    """:raises LaunchRefused: the file holds none, or cannot be read here."""
+    try:
+        context.load_verify_locations(ca_bundle)
+    except OSError as error:
+        raise LaunchRefused(f"ca_bundle: {ca_bundle} cannot be read here: {error.strerror or error}") from None
 
 
 def _index(where: str, text: str) -> Index:

@@ -35,7 +35,7 @@ from airflow_customjob.backends.docker.engine import DockerEngine
 from airflow_customjob.plan.types import JobPlan, Package
 from tests.backends.contract import Act, Bench, sleeps, with_last_pool
 from tests.backends.test_docker import IMAGE, engine_of, launch, on_docker
-from tests.packaging.serving import run_at_once
+from tests.packaging.serving import certificate, run_at_once
 
 pytestmark = pytest.mark.docker
 
@@ -317,11 +317,11 @@ class PrivateIndex(BaseHTTPRequestHandler):
     """A package index as servers of artifacts are: a password, and links relative to its own root."""
 
     package = wheel_bytes("secretdep", {"it.py": ""})
+    expects: str | None = "Basic " + base64.b64encode(f"trainer:{PASSWORD}".encode()).decode()
 
     def do_GET(self) -> None:
-        token = base64.b64encode(f"trainer:{PASSWORD}".encode()).decode()
         code, kind, body = 404, "text/html", b""
-        if self.headers["Authorization"] != f"Basic {token}":
+        if self.headers["Authorization"] != self.expects:
             code = 401
         elif self.path == "/simple/secretdep/":
             code, body = 200, b'<!doctype html><a href="/files/secretdep-0.1-py3-none-any.whl">secretdep</a>'
@@ -343,10 +343,7 @@ def private_index(folder: Path) -> Iterator[tuple[str, Path]]:
     network = json.loads(inspected.stdout)[0]["IPAM"]["Config"][0]
     # a daemon tells it only where the bridge was there before it
     gateway = network.get("Gateway") or str(ipaddress.ip_network(network["Subnet"])[1])
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=index"]
-    request += ["-addext", f"subjectAltName=IP:{gateway}", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(request, check=True, capture_output=True)
+    cert, key = certificate(folder, gateway)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     with ThreadingHTTPServer((gateway, 0), PrivateIndex) as server:

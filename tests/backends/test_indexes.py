@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
 from airflow_customjob.backends.base import LaunchRefused
 from airflow_customjob.backends.docker import DockerBackend
-from airflow_customjob.backends.indexes import Index, resolve_indexes
+from airflow_customjob.backends.indexes import Index, load_authorities, read_authorities, resolve_indexes
 from airflow_customjob.backends.kubernetes import KubernetesBackend
 
 PLAIN = "https://pypi.org/simple"
@@ -62,3 +63,11 @@ def test_on_kubernetes_a_password_needs_a_registry_since_each_replica_would_see_
     with pytest.raises(ValueError, match=r"index_urls\[1\] is 'connection:company': .* needs a registry="):
         KubernetesBackend(index_urls=(PLAIN, "connection:company"))
     KubernetesBackend(index_urls=(PLAIN, "connection:company"), registry="registry.example/team/customjob")
+
+
+def test_a_ca_bundle_is_for_where_an_image_is_made_and_one_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="ca_bundle is for the Pod that makes an image in a registry="):
+        KubernetesBackend(ca_bundle="/etc/ssl/company.pem")
+    for read in (read_authorities, lambda path: load_authorities(ssl.create_default_context(), path)):
+        with pytest.raises(LaunchRefused, match=r"ca_bundle: /none\.pem cannot be read here: No such file"):
+            read("/none.pem")

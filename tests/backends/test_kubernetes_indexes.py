@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from airflow_customjob.spec.job_state import JobState
 from tests.backends.test_docker_packages import PASSWORD, PrivateIndex, sdist, wheel
 from tests.backends.test_kubernetes import api_call, job_of, left_of, namespace, run  # noqa: F401 - a fixture among them
 from tests.backends.test_kubernetes_packages import backend, prepared, served, task_of  # noqa: F401 - likewise
+from tests.packaging.serving import certificate
 from tests.registry import Registry
 
 pytestmark = pytest.mark.kubernetes
@@ -69,10 +71,29 @@ def found():
 """
 
 
+class OpenIndex(PrivateIndex):
+    expects = None
+
+
+def host_of(served: Registry) -> str:  # noqa: F811
+    return served.address.partition(":")[0]
+
+
 @contextmanager
-def private_index(served: Registry) -> Iterator[str]:  # noqa: F811
-    """``host:port/simple``, without TLS: whoever may listen on the way hears the password."""
-    with ThreadingHTTPServer((served.address.partition(":")[0], 0), PrivateIndex) as server:
+def private_index(
+    served: Registry,  # noqa: F811
+    kind: type[PrivateIndex] = PrivateIndex,
+    pair: tuple[Path, Path] | None = None,
+) -> Iterator[str]:
+    """``host:port/simple``. Without TLS whoever may listen on the way hears the password.
+
+    :param pair: a certificate and its key.
+    """
+    with ThreadingHTTPServer((host_of(served), 0), kind) as server:
+        if pair:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*pair)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever).start()
         yield f"{server.server_address[0]!s}:{server.server_port}/simple"
         server.shutdown()
@@ -164,14 +185,31 @@ def test_what_an_index_refuses_is_told_without_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = job_of(task_of(wheel(tmp_path, "greeter", requires="secretdep"), f"{served.address}/base/py:1"))
-    with private_index(served) as address:
-        monkeypatch.setenv("COMPANY_INDEX", f"http://trainer:wrong@{address}")
-        ended, _ = run(namespace, job, backend=replace(backend, index_urls=("env:COMPANY_INDEX",)))
+    pair = certificate(tmp_path, host_of(served))
+    with private_index(served, pair=pair) as address:
+        monkeypatch.setenv("COMPANY_INDEX", f"https://trainer:wrong@{address}")
+        mine = replace(backend, index_urls=("env:COMPANY_INDEX",), ca_bundle=str(pair[0]))
+        ended, _ = run(namespace, job, backend=mine)
         assert ended.state is JobState.JOB_STATE_FAILED
-        assert f"index: http://{address}/secretdep/: HTTP 401" in ended.error
+        assert f"index: https://{address}/secretdep/: HTTP 401" in ended.error
         assert "wrong" not in ended.error
     monkeypatch.delenv("COMPANY_INDEX")
     ended, _ = run(namespace, job, backend=replace(backend, index_urls=("env:COMPANY_INDEX",)))
     assert "index_urls[0] refers to env:COMPANY_INDEX" in ended.error
     assert left_of(namespace, "pods") == []
     assert left_of(namespace, "secrets") == ["login"]
+
+
+def test_an_index_without_a_password_is_trusted_by_the_authorities_of_ca_bundle(
+    namespace: str,  # noqa: F811
+    backend: KubernetesBackend,  # noqa: F811
+    served: Registry,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    job = job_of(task_of(wheel(tmp_path, "greeter", requires="secretdep"), f"{served.address}/base/py:1"))
+    pair = certificate(tmp_path, host_of(served))
+    with private_index(served, OpenIndex, pair) as address:
+        mine = replace(backend, index_urls=(f"https://{address}",), ca_bundle=str(pair[0]))
+        ended, told = run(namespace, job, backend=mine)
+    assert ended.state is JobState.JOB_STATE_SUCCEEDED, (ended.error, told.said)
+    assert "installed greeter==0.1 secretdep==0.1" in prepared(ended).notes

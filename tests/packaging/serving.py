@@ -78,6 +78,15 @@ def cloud_storage(bucket: str) -> Iterator[Any]:
         yield storage.Client(project="customjob", credentials=AnonymousCredentials())
 
 
+def certificate(folder: Path, address: str) -> tuple[Path, Path]:
+    """Of a server at this address, its own authority; and the key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests"]
+    request += ["-addext", f"subjectAltName=IP:{address}", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(request, check=True, capture_output=True)
+    return cert, key
+
+
 _RUNS = """
 import json, sys
 from airflow_customjob import CustomJobClient

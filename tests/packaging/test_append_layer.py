@@ -18,6 +18,7 @@ import pytest
 
 from airflow_customjob.packaging import append_layer
 from airflow_customjob.packaging.append_layer import Image, login_for
+from tests.packaging.serving import certificate
 from tests.registry import INDEX, LOGIN, Registry, registry
 
 pytestmark = pytest.mark.kubernetes  # whoever has brought a cluster up for the tests has brought the registry as well
@@ -114,6 +115,21 @@ def test_the_image_is_its_base_and_one_layer(served: Registry, base: str, tree: 
     assert files["opt/customjob/packages/bin/train"][0].mode == 0o755
     assert {(member.uid, member.mtime, member.uname) for member, _ in files.values()} == {(0, 0, "")}
     assert f"mount={old['layers'][0]['digest'].replace(':', '%3A')}" in served.log.read_text()
+
+
+def test_a_registry_is_trusted_by_the_authorities_that_are_given(tree: Path, tmp_path: Path) -> None:
+    layer, folder = tmp_path / "base.tar", tmp_path / "registry"
+    with tarfile.open(layer, "w") as tar:
+        tar.add(__file__, "etc/base")
+    pair = certificate(tmp_path, "127.0.0.1")
+    with registry(folder, free_address(), certificate=pair) as served:
+        served.push("base/py", "1", [layer], {})
+        base = f"{served.address}/base/py:1"
+        refused = append(tmp_path, served, base, tree, plain_http=[])
+        assert refused.returncode == 1
+        assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+        made = appended(tmp_path, served, base, tree, plain_http=[], certificates=str(pair[0]))
+        assert len(made["layers"]) == 2
 
 
 def test_the_same_files_make_the_same_image(served: Registry, base: str, tree: Path, tmp_path: Path) -> None:

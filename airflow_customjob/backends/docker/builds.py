@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Say
@@ -34,7 +33,7 @@ from airflow_customjob.backends.docker.builders import (
 from airflow_customjob.backends.docker.images import find
 from airflow_customjob.backends.docker.labels import NONCE, UNTIL, VERSIONS, WAITS_FOR, seconds
 from airflow_customjob.backends.docker.logs import entries
-from airflow_customjob.backends.indexes import resolve_indexes
+from airflow_customjob.backends.indexes import read_authorities, resolve_indexes
 from airflow_customjob.packaging import PackageError, fetch
 from airflow_customjob.plan.types import Package
 
@@ -145,7 +144,7 @@ class Builds:
 
     async def _make(self, build: Build, host: Host) -> None:
         """A builder and its way out, unless there is one by now. Its password is sent last, and read by one process only."""
-        certificates = await asyncio.to_thread(_read, self.settings.ca_bundle) if self.settings.ca_bundle else None
+        certificates = await asyncio.to_thread(read_authorities, self.settings.ca_bundle)
         indexes = await asyncio.to_thread(resolve_indexes, self.settings.index_urls)
         memory = shm_bytes(self.settings.memory, host)
         now = time.time()
@@ -288,13 +287,6 @@ class Builds:
 
 def _claim(build: Build) -> str:
     return f"{build.name}-commit"
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise LaunchRefused(f"ca_bundle: {path} cannot be read here: {error.strerror}") from None
 
 
 def _notes(build: Build, image: dict[str, Any]) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ class KubernetesBackend:
     :param registry_plain_http: that registry has no TLS.
     :param index_urls: where packages are looked for, the first one in place of PyPI: URLs without a password; with a
         ``registry`` also where a URL with one is found: ``connection:ID``, ``variable:KEY``, ``file:/path``, ``env:NAME``.
+    :param ca_bundle: path of a PEM file on the machine that launches: authorities that indexes and the registry are trusted by, where
+        an image is made; nodes have their own. It goes with ``registry``.
     :param build_timeout: seconds that an installation may take.
     :param cluster_domain: the cluster's DNS domain.
     :param share_processes: the containers of a Pod share one process namespace. A replica's command is then not process 1,
@@ -81,6 +83,7 @@ class KubernetesBackend:
     registry_conn_id: str | None = None
     registry_plain_http: bool = False
     index_urls: tuple[str, ...] = ()
+    ca_bundle: str | None = None
     build_timeout: float = 3600.0
     cluster_domain: str = "cluster.local"
     share_processes: bool = True
@@ -96,6 +99,11 @@ class KubernetesBackend:
             object.__setattr__(self, name, (values,) if isinstance(values, str) else tuple(values))
         _check_registry(self.registry)
         _check_indexes(self.index_urls, self.registry)
+        if self.ca_bundle and not self.registry:
+            raise ValueError(
+                "KubernetesBackend: ca_bundle is for the Pod that makes an image in a registry=: without one, packages are installed "
+                "by the executor image's own pip, which trusts what the image does"
+            )
         for name in _MAPPINGS:  # as text, so that equal configurations are equal and can be dictionary keys
             value = getattr(self, name)
             if isinstance(value, Mapping):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SPOOL, LOGIN, GATE = (f"/opt/customjob/{name}" for name in ("spool", "login", "gate"))
 """Folders that one container has: what the one that appends may write to, a registry's login, and those of package indexes."""
-APPEND, RESULT = "append.json", "/dev/termination-log"
+APPEND, AUTHORITIES, RESULT = "append.json", "ca.pem", "/dev/termination-log"
 MAX_BUILD = 16 * MAX_SECRET
 """Bytes of packages that a builder is brought, in as many Secrets."""
 GATE_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
@@ -143,13 +143,18 @@ def builder(build: Build, template: dict[str, Any], pieces: int) -> dict[str, An
 
 
 def builder_secrets(
-    build: Build, archives: Sequence[bytes], indexes: Sequence[Index], owner: dict[str, Any]
+    build: Build,
+    archives: Sequence[bytes],
+    indexes: Sequence[Index],
+    owner: dict[str, Any],
+    authorities: bytes | None = None,
 ) -> list[dict[str, Any]]:
     """What the builder is brought: the first one with its orders, then packages in pieces, and the passwords. They go with
     their Pod.
 
     :param indexes: with their passwords.
     :param owner: a reference to the Pod.
+    :param authorities: what ``ca_bundle`` holds.
     """
     pieces = [
         (path, cut)
@@ -159,10 +164,11 @@ def builder_secrets(
     parts: dict[str, list[str]] = {}
     for number, (path, _) in enumerate(pieces):
         parts.setdefault(f"{WORK}/{path}", []).append(_piece(number))
-    order = order_of(list(parts), build.backend, compile=True, parts=parts)
+    certificates = f"{ORDERS}/{AUTHORITIES}" if authorities else None
+    order = order_of(list(parts), build.backend, compile=True, parts=parts, certificates=certificates)
     if build.has_gate:
         here = [f"http://127.0.0.1:{gate.PORT}/{number}" for number in range(len(indexes))]
-        order.update(indexes=here, gate=gate.PORT)
+        order.update(indexes=here, gate=gate.PORT, certificates=None)
     append = {
         "base": build.base,
         "target": f"{build.repository}:{build.key}",
@@ -174,15 +180,17 @@ def builder_secrets(
         "noted_as": f"{names.PREFIX}/versions",
         "auths": f"{LOGIN}/config.json" if build.backend.registry_secret else None,
         "plain_http": [build.repository.partition("/")[0]] if build.backend.registry_plain_http else [],
-        "certificates": None,
+        "certificates": certificates,
         "spool": SPOOL,
         "result": RESULT,
     }
+    trusted = {AUTHORITIES: authorities.decode(errors="replace")} if authorities else {}
     texts = {
         "install.py": inspect.getsource(install),
         "append_layer.py": inspect.getsource(append_layer),
         ORDER: json.dumps(order),
         APPEND: json.dumps(append),
+        **trusted,
     }
     secrets: dict[str, dict[str, Any]] = {"0": {"stringData": texts}}
     for number, (_, piece) in enumerate(pieces, 1):
@@ -190,12 +198,12 @@ def builder_secrets(
     if build.has_gate:
         ways = {
             "indexes": [{"url": index.url, "login": index.login} for index in indexes],
-            "certificates": None,
+            "certificates": f"{GATE}/{AUTHORITIES}" if authorities else None,
             "seconds": build.backend.build_timeout + errands.MARGIN,
             "kept": True,
             "closes": [],
         }
-        secrets["gate"] = {"stringData": {"gate.py": inspect.getsource(gate), "gate.json": json.dumps(ways)}}
+        secrets["gate"] = {"stringData": {"gate.py": inspect.getsource(gate), "gate.json": json.dumps(ways), **trusted}}
     return [
         {
             "apiVersion": "v1",
@@ -212,7 +220,7 @@ def cuts(archive: bytes) -> list[bytes]:
 
 
 def _sources(build: Build, pieces: int) -> list[dict[str, Any]]:
-    texts = ["install.py", "append_layer.py", ORDER, APPEND]
+    texts = ["install.py", "append_layer.py", ORDER, APPEND, *([AUTHORITIES] if build.backend.ca_bundle else [])]
     return [
         {"secret": {"name": f"{build.name}-0", "items": [{"key": text, "path": text} for text in texts]}},
         *(

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Retention, Say
-from airflow_customjob.backends.indexes import resolve_indexes
+from airflow_customjob.backends.indexes import read_authorities, resolve_indexes
 from airflow_customjob.backends.kubernetes import names
 from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.builders import MAX_BUILD, Build, builder, builder_secrets, cuts
@@ -118,6 +118,7 @@ class Builds:
     async def _make(self, build: Build) -> None:
         """A builder, unless there is one by now; no node gets it before its Secrets are there, which go with it."""
         indexes = await asyncio.to_thread(resolve_indexes, self._backend.index_urls)
+        authorities = await asyncio.to_thread(read_authorities, self._backend.ca_bundle)
         archives = [await asyncio.to_thread(item.path.read_bytes) for item in build.packages]
         pod = builder(build, self._template, sum(len(cuts(archive)) for archive in archives))
         try:
@@ -130,7 +131,7 @@ class Builds:
             raise refusal(error, f"the Pod {build.name} that installs {build.names}", "") from error
         owner = {"apiVersion": "v1", "kind": "Pod", "name": build.name, "uid": made["metadata"]["uid"]}
         try:
-            for secret in builder_secrets(build, archives, indexes, owner):
+            for secret in builder_secrets(build, archives, indexes, owner, authorities):
                 await self._api.create("secrets", secret)
             gates = {"spec": {"schedulingGates": [{"$patch": "delete", "name": names.GATE}]}}
             with suppress(Missing):

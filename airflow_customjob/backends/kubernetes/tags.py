@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from airflow_customjob.backends.base import Say
+from airflow_customjob.backends.indexes import load_authorities
 from airflow_customjob.backends.secrets import look_up
 from airflow_customjob.packaging.append_layer import INDEXES, MANIFESTS, Image, Refusal, Registry
 
@@ -21,7 +22,7 @@ PATIENCE = 3.0
 async def pinned(image: str, backend: KubernetesBackend, say: Say) -> str:
     """The image with the digest that its tag has now; its name alone where the registry does not tell us.
 
-    :raises LaunchRefused: ``registry_conn_id`` names no connection.
+    :raises LaunchRefused: ``registry_conn_id`` names no connection, or ``ca_bundle`` no file.
     """
     if "@" in image:
         return image
@@ -34,11 +35,14 @@ async def pinned(image: str, backend: KubernetesBackend, say: Say) -> str:
 
 def _digest(image: Image, backend: KubernetesBackend) -> str:
     """:raises Refusal: the registry does not tell."""
+    context = ssl.create_default_context()
+    if backend.ca_bundle:
+        load_authorities(context, backend.ca_bundle)
     registry = Registry(
         image.host,
         _login(image.host, backend.registry_conn_id),
         bool(backend.registry_plain_http and (backend.registry or "").partition("/")[0] == image.host),
-        ssl.create_default_context(),
+        context,
         tries=1,
         patience=PATIENCE,
         login_from="registry_conn_id",
