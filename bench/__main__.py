@@ -27,6 +27,7 @@ NO_LAUNCH = {
     airflow_overhead.OURS,
     *dag_parse.FILES,
     packaging.ADDED,
+    packaging.ADDED + packaging.ON_KUBERNETES,
 }
 Samples = dict[str, list[float]]
 
@@ -48,6 +49,11 @@ def main() -> None:
     if "packaging" in chosen:
         for replicas in (1, options.replicas):
             samples |= packaging.measure(image, replicas, options.peer_runs)
+        _peer(
+            samples,
+            "packaging on Kubernetes",
+            lambda: packaging.measure_kubernetes((1, options.replicas), options.peer_runs),
+        )
         packaging.show(samples)
     if "torchx" in chosen:
         _peer(samples, "TorchX local_docker", lambda: _torchx(options.replicas, image, options.peer_runs))
@@ -128,11 +134,11 @@ def _show_launches(samples: Samples, replicas: int) -> None:
 
 def _show(samples: Samples) -> None:
     floor = median(samples[RAW]) if RAW in samples else None
-    print(f"\n{'':36}{'median':>9}{'min':>9}{'max':>9}{'n':>4}{'to raw':>9}")
+    print(f"\n{'':48}{'median':>9}{'min':>9}{'max':>9}{'n':>4}{'to raw':>9}")
     launches = [name for name in samples if name not in NO_LAUNCH and not name.startswith(packaging.KINDS)]
     for name, values in samples.items():
         ratio = f"{median(values) / floor:8.2f}x" if floor and name in launches else ""
-        print(f"{name:36}{median(values):7.3f} s{min(values):7.3f} s{max(values):7.3f} s{len(values):4}{ratio}")
+        print(f"{name:48}{median(values):7.3f} s{min(values):7.3f} s{max(values):7.3f} s{len(values):4}{ratio}")
     print()
 
 

@@ -112,11 +112,13 @@ async def _forget_all() -> None:
 
 
 @contextmanager
-def running_airflow(dags: str) -> Iterator[Airflow]:
+def running_airflow(*dags: str) -> Iterator[Airflow]:
+    """:param dags: of a file each."""
     ports = _free_ports(3)
     with tempfile.TemporaryDirectory(prefix="customjob-bench-", ignore_cleanup_errors=True) as home:
         (Path(home) / "dags").mkdir()
-        (Path(home) / "dags" / "bench.py").write_text(dags)
+        for index, source in enumerate(dags):
+            (Path(home) / "dags" / f"bench_{index}.py").write_text(source)
         env = os.environ | {
             "AIRFLOW_HOME": home,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # standalone starts `airflow`

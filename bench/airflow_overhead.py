@@ -8,9 +8,16 @@ from statistics import median
 from typing import Any
 
 from bench.airflow_launch import Airflow, running_airflow
+from bench.job import compile_package
 
-DAGS = """
+THEIR_DAG = """
 from airflow.providers.docker.operators.docker import DockerOperator
+from airflow.sdk import DAG
+
+with DAG("theirs", schedule=None):
+    DockerOperator(task_id="job", image={image!r}, command="true", auto_remove="force", mount_tmp_dir=False)
+"""
+OUR_DAGS = """
 from airflow.sdk import DAG
 from airflow_customjob import CustomJobOperator
 
@@ -18,9 +25,6 @@ def job(*command):
     container = {{"imageUri": {image!r}, "command": list(command)}}
     pool = {{"machineSpec": {{"machineType": "n1-standard-4"}}, "replicaCount": 1, "containerSpec": container}}
     return {{"displayName": "bench-overhead", "jobSpec": {{"workerPoolSpecs": [pool]}}}}
-
-with DAG("theirs", schedule=None):
-    DockerOperator(task_id="job", image={image!r}, command="true", auto_remove="force", mount_tmp_dir=False)
 
 with DAG("ours", schedule=None):
     CustomJobOperator(task_id="job", custom_job=job("true"), backend="docker")
@@ -34,7 +38,8 @@ THEIRS, OURS = "DockerOperator, a trivial container", "CustomJobOperator, the sa
 def measure(image: str, pairs: int) -> dict[str, list[float]]:
     """Seconds from a task's start to its end, in turns; one pair before them warms up."""
     samples: dict[str, list[float]] = {THEIRS: [], OURS: []}
-    with running_airflow(DAGS.format(image=image)) as airflow:
+    compile_package()
+    with running_airflow(THEIR_DAG.format(image=image), OUR_DAGS.format(image=image)) as airflow:
         airflow.wait_for("theirs", "ours", "deferred")
         for pair in range(pairs + 1):
             for dag_id, name in (("theirs", THEIRS), ("ours", OURS)):

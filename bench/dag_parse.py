@@ -10,8 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.job import compile_package
+
 COUNT = 50
-EMPTY, DOCKER, OURS = (f"parse {COUNT} {name}Operators" for name in ("Empty", "Docker", "CustomJob"))
+EMPTY, BARE, DOCKER, OURS = (f"parse {COUNT} {name}Operators" for name in ("Empty", "Bare", "Docker", "CustomJob"))
+"""A bare one has nothing but one templated argument, the same job: what Airflow itself takes for such an argument."""
 
 FILES = {
     EMPTY: """
@@ -21,6 +24,22 @@ from airflow.sdk import DAG
 with DAG("empty", schedule=None):
     for index in range({count}):
         EmptyOperator(task_id=f"t{{index}}")
+""",
+    BARE: """
+from airflow.sdk import DAG, BaseOperator
+
+JOB = {job!r}
+
+class BareOperator(BaseOperator):
+    template_fields = ("custom_job",)
+
+    def __init__(self, *, custom_job, **kwargs):
+        super().__init__(**kwargs)
+        self.custom_job = custom_job
+
+with DAG("bare", schedule=None):
+    for index in range({count}):
+        BareOperator(task_id=f"t{{index}}", custom_job=JOB)
 """,
     DOCKER: """
 from airflow.providers.docker.operators.docker import DockerOperator
@@ -76,6 +95,7 @@ def measure(job: dict[str, Any], rounds: int) -> dict[str, list[float]]:
 
 def added_by_import(statement: str = "import airflow.sdk; from airflow_customjob import CustomJobOperator") -> float:
     """Milliseconds of that import that are this package's: Airflow itself imports it, when it looks for providers."""
+    compile_package()
     command = [sys.executable, "-X", "importtime", "-c", statement]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
     timed = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
@@ -83,7 +103,7 @@ def added_by_import(statement: str = "import airflow.sdk; from airflow_customjob
 
 
 def show(samples: dict[str, list[float]]) -> None:
-    for name, target in ((EMPTY, "target 1.1"), (DOCKER, "for comparison")):
+    for name, target in ((EMPTY, "target 1.1"), (BARE, "for comparison"), (DOCKER, "for comparison")):
         ratio = median(ours / other for other, ours in zip(samples[name], samples[OURS], strict=True))
         print(f"{OURS} to {name.removeprefix('parse ')}: {ratio:.2f}, {target}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,8 @@ def job(replicas: int, image: str) -> dict[str, Any]:
 
     pools = [pool(1), pool(replicas - 1)] if replicas > 1 else [pool(1)]
     return {"displayName": "bench", "jobSpec": {"workerPoolSpecs": pools}}
+
+
+def compile_package() -> None:
+    """As pip does when it installs: where PYTHONDONTWRITEBYTECODE is set, this package alone would be compiled at each start."""
+    compileall.compile_dir(ROOT / "airflow_customjob", quiet=1)

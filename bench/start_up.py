@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.job import compile_package
+
 STARTS = {
     "python alone": ["-c", "pass"],
     "import airflow_customjob": ["-c", "import airflow_customjob"],
@@ -23,6 +25,7 @@ def measure(job: dict[str, Any], runs: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix="customjob-bench-") as folder:
         spec = Path(folder) / "job.json"
         spec.write_text(json.dumps(job))
+        compile_package()
         starts = STARTS | {"customjob validate": ["-m", "airflow_customjob.cli", "validate", str(spec)]}
         for arguments in starts.values():  # byte code and file caches
             _seconds(arguments)
