@@ -26,9 +26,6 @@ from airflow_customjob.anywhere import Thread
 from airflow_customjob.anywhere import run as run_anywhere
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Retention, Usage
-from airflow_customjob.packaging.first import UNREACHABLE, package_problems
-from airflow_customjob.packaging.local import local_code
-from airflow_customjob.packaging.store import Store, packages_folder
 from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, replica_names, request_digest
 from airflow_customjob.plan.types import Capabilities, JobId, JobOptions, JobPlan, JobRequest
@@ -142,7 +139,11 @@ def request_of(
     :returns: the request and the warnings.
     :raises SpecError: with every problem of the spec, and every field that the backend cannot honour.
     """
-    amend = local_code(local_package_path, python_module, base)
+    amend = None
+    if local_package_path is not None:
+        from airflow_customjob.packaging.local import local_code
+
+        amend = local_code(local_package_path, python_module, base)
     job, problems = check(custom_job, display_name=display_name, base=base, amend=amend)
     if job is None:
         raise SpecError(problems)
@@ -202,7 +203,11 @@ class AsyncCustomJobClient:
             say(str(problem))
 
         async def first() -> None:
-            if self.backend.capabilities().fetches and (problems := await package_problems(request, say)):
+            if not (self.backend.capabilities().fetches and _has_packages(request)):
+                return
+            from airflow_customjob.packaging.first import UNREACHABLE, package_problems
+
+            if problems := await package_problems(request, say):
                 refused = SpecError([*problems, *warnings])
                 raise refused if any(problem.rule != UNREACHABLE for problem in problems) else EngineError(str(refused))
 
@@ -436,8 +441,14 @@ class AsyncCustomJobClient:
         return Job(record, self.backend.serialize(), tuple(sorted(replicas, key=lambda status: status.ref)))
 
 
+def _has_packages(request: JobRequest) -> bool:
+    return any("pythonPackageSpec" in pool for pool in request.job["jobSpec"]["workerPoolSpecs"])
+
+
 def _prune_packages(dry_run: bool, say: Say) -> None:
     """One that is removed comes again when it is needed."""
+    from airflow_customjob.packaging.store import Store, packages_folder
+
     age = float(setting("packages_ttl"))
     for package in Store(packages_folder()).prune(age, time.time(), dry_run=dry_run):
         say(f"package {package}: remove: it was not used for {age:.0f} s (packages_ttl)")

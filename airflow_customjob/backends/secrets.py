@@ -23,7 +23,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from airflow_customjob.backends.base import LaunchRefused
-from airflow_customjob.packaging import PackageError
 from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.settings import ASKING
 
@@ -45,6 +44,7 @@ def google_key(reference: str | None) -> str | None:
     """
     if reference is None:
         return None
+    from airflow_customjob.packaging import PackageError
     from airflow_customjob.packaging.google_keys import key_of
 
     try:

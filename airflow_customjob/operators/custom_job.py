@@ -44,8 +44,8 @@ class CustomJobOperator(BaseOperator):
         template of its own. (templated)
     :param backend: where it runs: ``"process"``, ``"docker"``, a configured backend, or its ``serialize()``.
         None: ``[customjob] default_backend``. (templated)
-    :param project_id: for CLOUD_ML_PROJECT_ID and the job's resource name. (templated)
-    :param region: for CLOUD_ML_REGION and the job's resource name. (templated)
+    :param project_id: for CLOUD_ML_PROJECT_ID and the job's resource name. None: ``0``. (templated)
+    :param region: for CLOUD_ML_REGION and the job's resource name. None: ``local``. (templated)
     :param local_package_path: a folder or a script on the worker, absolute or relative to the DAG's file, that becomes a Python
         package of each pool with a ``python_package_spec``; a ``requirements.txt`` in it is honoured. (templated)
     :param python_module: what is run of it; None: the spec's ``python_module``, or the script. (templated)
@@ -111,8 +111,8 @@ class CustomJobOperator(BaseOperator):
         *,
         custom_job: Any,
         backend: BackendLike = None,
-        project_id: str = "0",
-        region: str = "local",
+        project_id: str | None = None,
+        region: str | None = None,
         local_package_path: str | None = None,
         python_module: str | None = None,
         gcp_conn_id: str | None = None,
@@ -121,7 +121,7 @@ class CustomJobOperator(BaseOperator):
         wait_for_completion: bool = True,
         render: bool = True,
         render_exclude: Sequence[str] = (),
-        ignore_fields: Sequence[str] = (),
+        ignore_fields: Sequence[str] | None = None,
         image_map: Mapping[str, str] | None = None,
         secret_env: Mapping[str, str] | None = None,
         trial_id: str | None = None,

@@ -79,20 +79,16 @@ def is_reference(value: object) -> bool:
 
 def is_plain(value: object) -> bool:
     """Airflow stores it in a serialized DAG as it is: no messages, enums, durations. Asked at each parse, of each spec."""
-    if value is None or type(value) in _SCALARS:
+    if type(value) in _SCALARS:
         return True
-    if isinstance(value, Mapping):
-        return all(map(_is_text_key, value)) and all(map(is_plain, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(is_plain, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value) and all(map(is_plain, value.values()))
     return is_reference(value)
 
 
-_SCALARS = frozenset({str, int, float, bool})
-
-
-def _is_text_key(key: object) -> bool:
-    return isinstance(key, str)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def _is_text(text: str) -> bool:

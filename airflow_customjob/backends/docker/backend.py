@@ -11,7 +11,6 @@ from typing import Any
 from airflow_customjob.backends.base import Engine, ReplicaRef
 from airflow_customjob.backends.docker.body import BuildSettings, Settings, container_body, network_of, shm_bytes
 from airflow_customjob.backends.indexes import check_indexes
-from airflow_customjob.packaging import dockerfile
 from airflow_customjob.plan.capabilities import capabilities_of
 from airflow_customjob.plan.environment import GOOGLE_KEY
 from airflow_customjob.plan.types import Capabilities, JobPlan
@@ -124,6 +123,7 @@ class DockerBackend:
     def render(self, plan: JobPlan) -> list[dict[str, Any]]:
         """Images with packages, the job's network, if it gets one, and each replica's container as it is first created."""
         from airflow_customjob.backends.docker.networks import network_body
+        from airflow_customjob.packaging import dockerfile
 
         network = network_of(plan, self.settings)
         bodies: list[dict[str, Any]] = [

@@ -7,7 +7,8 @@ import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends import secrets
 from airflow_customjob.backends.base import (
@@ -29,7 +30,6 @@ from airflow_customjob.backends.docker.access import Login
 from airflow_customjob.backends.docker.api import Access, Api, Conflicting, DaemonError, Missing, of_job
 from airflow_customjob.backends.docker.backend import DockerBackend
 from airflow_customjob.backends.docker.body import Host, archive, container_body, network_of
-from airflow_customjob.backends.docker.builds import Builds
 from airflow_customjob.backends.docker.events import EventHub
 from airflow_customjob.backends.docker.follow import read_log
 from airflow_customjob.backends.docker.gpus import Gpus
@@ -44,12 +44,14 @@ from airflow_customjob.backends.docker.labels import (
     seconds,
 )
 from airflow_customjob.backends.docker.networks import ensure_network, release_networks
-from airflow_customjob.backends.docker.prune import prune
 from airflow_customjob.backends.docker.records import Records, record_among
 from airflow_customjob.backends.docker.starts import Starts
 from airflow_customjob.backends.docker.status import Statuses
 from airflow_customjob.plan.environment import GOOGLE_KEY
 from airflow_customjob.plan.types import JobId, JobPlan, Prepared
+
+if TYPE_CHECKING:
+    from airflow_customjob.backends.docker.builds import Builds
 
 
 class DockerEngine:
@@ -65,7 +67,12 @@ class DockerEngine:
         self._records = Records(self._api)
         self._gpus = Gpus(self._api, backend.gpus)
         self._starts = Starts(self._api)
-        self._builds = Builds(self._api, backend.build_settings)
+
+    @cached_property
+    def _builds(self) -> Builds:
+        from airflow_customjob.backends.docker.builds import Builds
+
+        return Builds(self._api, self._backend.build_settings)
 
     async def close(self) -> None:
         await self._hub.close()
@@ -244,6 +251,8 @@ class DockerEngine:
         )
 
     async def prune(self, retention: Retention, in_use: Collection[str], now: float, *, dry_run: bool) -> Sequence[str]:
+        from airflow_customjob.backends.docker.prune import prune
+
         return await prune(self._api, retention, in_use, now, dry_run=dry_run)
 
     # -- records ------------------------------------------------------------------------------------------------------
