@@ -22,7 +22,7 @@ COUNTS = f"""
 import itertools, os, time
 for number in itertools.count():
     print("tick", number, flush=True)
-    time.sleep(0.4)
+    time.sleep(1)
     if os.path.exists({STOP!r}):
         break
 print("last", number, flush=True)

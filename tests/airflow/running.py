@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from airflow_customjob.backends.process.shim import descendants
 from tests.postgres import airflow_database
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class RunningAirflow:
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(self._port),
             "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__SECRET_KEY": "only-for-this-test",
             "AIRFLOW__API_AUTH__JWT_SECRET": "only-for-this-test-" * 4,
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self._port}/execution/",
@@ -89,10 +91,14 @@ class RunningAirflow:
             wait_for("a healthy Airflow", self._is_healthy, 240, 0.2)
             yield
         finally:
+            tasks = [pid for process in self._processes.values() for pid in descendants(process.pid)]
             for name in list(self._processes):
                 self.kill(name)
                 self._end(name)
-            for folder in Path("/proc").glob("[0-9]*"):  # tasks, and replicas of a test that failed
+            for pid in tasks:  # each in a group of its own, and with a title where its environment was
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            for folder in Path("/proc").glob("[0-9]*"):  # replicas of a test that failed
                 with suppress(OSError):
                     if f"AIRFLOW_HOME={self.home}".encode() in (folder / "environ").read_bytes():
                         os.kill(int(folder.name), signal.SIGKILL)
@@ -262,6 +268,11 @@ class DagRun:
         )
         logs = self._airflow.call("GET", f"{self._path}/{where}")
         return [text for line in (logs or {"content": []})["content"] for text in _texts(line)]
+
+    def log_files(self) -> list[Path]:
+        """Of ``train``, of all its tries, workers and triggerers; in order of nothing."""
+        logs = self._airflow.home / "logs" / f"dag_id={self._dag_id}" / f"run_id={self._run_id}" / "task_id=train"
+        return [file for file in logs.iterdir() if file.is_file()]
 
     def mark(self, task: dict[str, Any], state: str) -> None:
         where = f"{self._path}/taskInstances/{task['task_id']}"
