@@ -132,7 +132,7 @@ node_up() {
   done
   node_kubelet
   node_dns
-  node_wait 60 "the node" node_is_ready
+  node_wait 180 "the node" node_is_ready
 }
 
 node_is_ready() {

@@ -43,7 +43,7 @@ def job(code: str) -> dict[str, Any]:
 KINDS: dict[str, dict[str, Any]] = {
     "once": {},
     "retried": {"retries": 1, "retry_delay": timedelta(0)},
-    "timed": {"execution_timeout": timedelta(seconds=60)},
+    "timed": {"execution_timeout": timedelta(seconds=100)},
     "run_timed": {},
     "patient": {"custom_job": job(IGNORES + TICKS), "stop_grace": 8.0},
 }
@@ -51,7 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
 for backend in ("process", "docker"):
     for mode in ("sync", "deferred"):
         for kind, arguments in KINDS.items():
-            timeout = timedelta(seconds=75) if kind == "run_timed" else None
+            timeout = timedelta(seconds=120) if kind == "run_timed" else None
             how: dict[str, Any] = {
                 "custom_job": job(TICKS),
                 "backend": backend,
