@@ -91,7 +91,7 @@ class Page:
     def click(self, selector: str) -> None:
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
-    def wait_for_text(self, text: str, selector: str = ".cj", seconds: float = 90.0) -> None:
+    def wait_for_text(self, text: str, selector: str = ".cj", seconds: float = 240.0) -> None:
         end = time.monotonic() + seconds
         while text not in (seen := self.text(selector)):
             if not seen and self._browser.take_network_change(self._session):

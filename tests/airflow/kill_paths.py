@@ -114,7 +114,7 @@ class Case:
     def timed_out_at(self) -> float:
         """When a time-out passed; 0: it has not yet."""
         if self.path.kind == "timed":
-            return datetime.fromisoformat(self.owner()["start_date"]).timestamp() + 60
+            return datetime.fromisoformat(self.owner()["start_date"]).timestamp() + 100
         ended = self.run.ended_at()
         return 0.0 if ended is None else ended
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
-def wait_for(what: str, ask: Callable[[], T], seconds: float = 60.0, every: float = 0.05) -> T:
+def wait_for(what: str, ask: Callable[[], T], seconds: float = 120.0, every: float = 0.05) -> T:
     """Ask until the answer is true."""
     end = time.monotonic() + seconds
     while True:
@@ -196,7 +196,7 @@ class DagRun:
         """The task instance."""
         return dict(self._airflow.call("GET", f"{self._path}/taskInstances/train"))
 
-    def wait_until(self, *states: str, seconds: float = 60.0) -> dict[str, Any]:
+    def wait_until(self, *states: str, seconds: float = 120.0) -> dict[str, Any]:
         """Until the task is in one of these states."""
         wait_for(f"{self._dag_id} {states}", lambda: self.task()["state"] in states, seconds, 0.2)
         return self.task()

@@ -12,7 +12,7 @@ from tests.airflow.kill_paths import ENDS, GOES_ON, Case, Scene, Way, ways
 from tests.airflow.running import RunningAirflow
 from tests.engines import why_not
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
 
 KEPT = Path(__file__).parents[2] / "build" / "kill-paths.txt"
 """The table, to be read."""

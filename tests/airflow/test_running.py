@@ -14,7 +14,7 @@ from tests.airflow.remains import remains, replicas
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
 from tests.engines import why_not
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
 BACKENDS = ("process",) if why_not("docker") else ("process", "docker")
 REPLICAS = ("workerpool0-0", "workerpool1-0", "workerpool1-1")
@@ -63,7 +63,7 @@ def ended(airflow: RunningAirflow) -> Callable[[str], DagRun]:
     }
 
     def of(dag_id: str) -> DagRun:
-        runs[dag_id].wait_until("success", "failed", seconds=120)
+        runs[dag_id].wait_until("success", "failed", seconds=240)
         return runs[dag_id]
 
     return of

@@ -6,7 +6,7 @@ import pytest
 
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_the_next_dag_is_scheduled_and_told_which_model_it_is(airflow: RunningAirflow) -> None:

@@ -10,12 +10,12 @@ import pytest
 from tests.airflow.remains import remains, replicas
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
 REPLICAS = ("workerpool0-0", "workerpool1-0", "workerpool1-1")
 
 
-def ended(run: DagRun, seconds: float = 120) -> dict[str, dict[str, Any]]:
+def ended(run: DagRun, seconds: float = 240) -> dict[str, dict[str, Any]]:
     wait_for("the run's end", lambda: run.state() in ("success", "failed"), seconds, 0.5)
     return run.tasks()
 

@@ -9,14 +9,14 @@ import pytest
 from tests.airflow.remains import remains, replicas, why_unscheduled
 from tests.airflow.running import RunningAirflow, wait_for
 
-pytestmark = [pytest.mark.airflow, pytest.mark.kubernetes, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.airflow, pytest.mark.kubernetes, pytest.mark.slow, pytest.mark.timeout(600)]
 
 REPLICAS = ("workerpool0-0", "workerpool1-0", "workerpool1-1")
 
 
 def test_a_deferred_job_succeeds_with_its_log_in_the_task(airflow: RunningAirflow) -> None:
     run = airflow.run("ends_deferred_kubernetes")
-    assert run.wait_until("success", "failed", seconds=120)["state"] == "success", run.log()
+    assert run.wait_until("success", "failed", seconds=240)["state"] == "success", run.log()
     assert run.job_state() == "JOB_STATE_SUCCEEDED"
     lines = run.log()
     for rank, replica in enumerate(REPLICAS):

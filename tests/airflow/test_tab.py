@@ -20,7 +20,7 @@ from airflow_customjob.task.usage import UsageHistory
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
 from tests.browser import Browser, Page, chromium
 
-pytestmark = [pytest.mark.airflow, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.airflow, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 NASTY = "<img src=x onerror='globalThis.harmed = true'>"
 LIGHTNESS = """(() => {

@@ -33,7 +33,7 @@ from airflow_customjob.backends.fake.script import (
 )
 from airflow_customjob.plan.types import JobId, JobOptions, JobPlan, Package, PoolPlan, Prepared, ReplicaPlan, Resources
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds that a test waits for what must happen."""
 
 
@@ -358,7 +358,7 @@ def on_each_engine(test: Test) -> Callable[[Adapter], None]:
 
     def run(adapter: Adapter) -> None:
         async def main() -> None:
-            async with asyncio.timeout(150), bench_on(adapter) as bench:
+            async with asyncio.timeout(300), bench_on(adapter) as bench:
                 await test(bench)
 
         adapter.run(main())

@@ -378,7 +378,7 @@ def test_a_start_that_somebody_claimed_and_died_is_made_good(monkeypatch: pytest
 
 
 @docker
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_sixty_jobs_get_their_networks_at_once() -> None:
     async def test(bench: Bench) -> None:
         jobs = [bench.job_id, *(bench.new_job() for _ in range(59))]

@@ -12,7 +12,7 @@ from airflow_customjob.spec.job_state import JobState
 from tests.engines import OwnDocker
 from tests.jobs.conftest import PATIENCE, DockerPlace, eventually, job_of, shell
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 HOW = [pytest.param(True, id="gracefully"), pytest.param(False, id="by SIGKILL")]
 

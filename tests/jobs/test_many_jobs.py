@@ -12,7 +12,7 @@ from airflow_customjob.client import AsyncCustomJobClient, Job
 from airflow_customjob.spec.job_state import JobState
 from tests.jobs.conftest import DOCKER, DockerPlace, job_of, on, shell
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 JOBS = 60
 

@@ -12,7 +12,7 @@ from airflow_customjob.client import CustomJobClient
 from airflow_customjob.spec.job_state import JobState
 from tests.jobs.conftest import FOR_EVER, KUBERNETES, PATIENCE, KubernetesPlace, eventually, job_of, on, pool, shell
 
-pytestmark = [on(KUBERNETES), pytest.mark.timeout(300)]
+pytestmark = [on(KUBERNETES), pytest.mark.timeout(600)]
 
 Figure = Callable[[str], None]
 
