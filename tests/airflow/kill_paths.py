@@ -111,6 +111,10 @@ class Case:
         """Its log has lines that are newer than the kill."""
         return self.path is AT_LAST or (self.owner()["try_number"] == 2 and bool(self.ticks_of(2)))
 
+    def has_told_its_end(self) -> bool:
+        """The state that is shown is its last one."""
+        return (self.xcom("custom_job") or {}).get("state") == "JOB_STATE_CANCELLED"
+
     def timed_out_at(self) -> float:
         """When a time-out passed; 0: it has not yet."""
         if self.path.kind == "timed":
@@ -328,13 +332,15 @@ class Scene:
             seen = seen and (case.xcom("custom_job") or {}).get("generation") == 2 and len(alive) == OF_A_JOB
         if not seen or case.final not in case.path.states:
             return False
+        if case.path.job == ENDS and case.mode == "deferred" and not case.has_told_its_end():
+            return False  # the triggerer is killed as soon as all are over
         case.still = alive == case.before
         if case.path.job != ENDS:
             case.run.end("failed")
         return True
 
     @staticmethod
-    def _wait(cases: list[Case], done: Callable[[Case], bool], seconds: float = 60) -> None:
+    def _wait(cases: list[Case], done: Callable[[Case], bool], seconds: float = 180) -> None:
         """Until it is so of each; those of which it never is, are for the judge."""
         end, waiting = time.monotonic() + seconds, list(cases)
         while waiting and time.monotonic() < end:
