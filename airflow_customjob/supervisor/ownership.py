@@ -89,7 +89,7 @@ class Verdict(StrEnum):
     CANCEL = "cancel"
     LEAVE = "leave"
     ASK_AGAIN = "ask again"
-    """The task's state could not be read: try again within the budget, then leave."""
+    """The task's state could not be read: try again for some minutes, then leave."""
 
 
 UNKNOWN = "unknown"

@@ -61,6 +61,9 @@ REPEAT = 30.0
 """Seconds after which a value is stored again although nothing has changed: a try before this one may have written over it
 in the moment in which it was being stopped."""
 
+LAST_PAUSES = (0.5, 2.0, 5.0, 0.0)
+"""Seconds after each attempt to store the last values: no turn comes after it."""
+
 MAX_STATES = 50
 """The first state and the latest ones are told, of a job that was restarted very often."""
 
@@ -160,6 +163,7 @@ class Publisher:
         self._latest: tuple[JobRecord, Sequence[ReplicaStatus]] | None = None
         self._news = asyncio.Event()
         self._closed = False
+        self._failed = False
         self._is_last = asyncio.Event()
         self._pushed: dict[str, tuple[Any, float]] = {POSITIONS: (dict(positions or {}), math.inf)}
 
@@ -208,8 +212,13 @@ class Publisher:
                 await self._push_all(self._links)
             self._older = dict(self._positions or {})
             took = time.monotonic() - started
-        await self._push_all(self._opening)
-        await self._push_latest()
+        for pause in LAST_PAUSES:
+            self._failed = False
+            await self._push_all(self._opening)
+            await self._push_latest()
+            if not self._failed:
+                break
+            await asyncio.sleep(pause)
 
     async def _push_all(self, values: Mapping[str, Any]) -> None:
         for key, value in values.items():
@@ -259,6 +268,7 @@ class Publisher:
             await self._push(key, value())
         except Exception as error:  # noqa: BLE001 - what is shown must not hinder the job; the next turn tries again
             log.warning("XCom %s could not be pushed (%s); trying again", key, error)
+            self._failed = True
         else:
             self._pushed[key] = version, time.monotonic() + REPEAT if key in _SHOWN else math.inf
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.configuration import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_customjob.supervisor.ownership import ENDED_TASK, Canceller, Verdict
@@ -30,8 +29,8 @@ ASK_AGAIN = 1.0
 LOOK_EVERY = 5.0
 """Seconds between two looks at the task's state: Airflow leaves a cleared task its trigger until what comes before it in its DAG has
 run again, if that was cleared too (3.3.2)."""
-HANDOVER = 2.0
-"""Seconds of Airflow's budget for on_kill that are left to Airflow."""
+GIVE_UP = 600.0
+"""Seconds after which a task's state that cannot be read is asked for no more: the sweep will end the job."""
 
 _killing: set[asyncio.Task[None]] = set()
 """Kept from being collected as garbage."""
@@ -87,30 +86,34 @@ class CustomJobTrigger(BaseTrigger):
         await self._once.to_its_end()
 
     async def _kill(self) -> None:
-        from airflow_customjob.backends.base import EngineError
         from airflow_customjob.client import NoSuchJob
         from airflow_customjob.supervisor.supervise import Fenced
 
-        where = Held.from_json(self.held).owner.where
         driver = await self._driver()
-        verdict, state = Verdict.ASK_AGAIN, None
         with suppress(Fenced, NoSuchJob):
-            while verdict is Verdict.ASK_AGAIN:
-                state = await ask_airflow(state_at, where)
-                try:
-                    verdict = await driver.cancel(
-                        Canceller.TRIGGER,
-                        f"The job was cancelled: its Airflow task was {told(state)}.",
-                        task_state=state,
-                    )
-                except EngineError as error:
-                    self.log.warning("the job cannot be cancelled now (%s); trying again", error)
-                if verdict is Verdict.ASK_AGAIN:
-                    await asyncio.sleep(ASK_AGAIN)
+            verdict, state = await self._cancel(driver)
             if verdict is Verdict.CANCEL:
                 ended = state in ENDED_TASK  # one that was cleared may show its next job by now
                 async with driver.at_work() if ended else nullcontext():
                     await driver.supervise()
+
+    async def _cancel(self, driver: Driver) -> tuple[Verdict, str | None]:
+        """What became of it, and the task's state by which it did."""
+        from airflow_customjob.backends.base import EngineError
+
+        until = time.monotonic() + GIVE_UP
+        while True:
+            state = await ask_airflow(state_at, driver.held.owner.where)
+            try:
+                verdict = await driver.cancel(
+                    Canceller.TRIGGER, f"The job was cancelled: its Airflow task was {told(state)}.", task_state=state
+                )
+            except EngineError as error:
+                self.log.warning("the job cannot be cancelled now (%s); trying again", error)
+                verdict = Verdict.ASK_AGAIN
+            if verdict is not Verdict.ASK_AGAIN or time.monotonic() > until:
+                return verdict, state
+            await asyncio.sleep(ASK_AGAIN)
 
     @asynccontextmanager
     async def _looking_for_a_clear(self, where: Mapping[str, str]) -> AsyncIterator[None]:
@@ -155,7 +158,9 @@ class Once:
     """What a trigger does when somebody has marked or cleared its task: begun once, and gone on with whatever Airflow cancels.
 
     Airflow cancels :meth:`run` once a second until it has ended, and its own call of ``on_kill`` with it, which may so never be
-    made (3.3.2). Only such a cancellation has a message: a triggerer that is stopped, or a timeout, has none.
+    made (3.3.2). Only such a cancellation has a message: a triggerer that is stopped, or a timeout, has none. It waits for
+    ``on_kill`` no longer than ``[triggerer] on_kill_timeout``; what was begun then goes on, so that a job with a long grace, or
+    many that end at once, are shown to their ends.
 
     :param kill: what is to be done.
     """
@@ -166,7 +171,7 @@ class Once:
 
     def begin(self) -> asyncio.Task[None]:
         if self._task is None:
-            self._task = asyncio.create_task(_in_budget(self._kill()))
+            self._task = asyncio.create_task(self._kill())
             _killing.add(self._task)
             self._task.add_done_callback(_killing.discard)
         return self._task
@@ -184,13 +189,6 @@ class Once:
             if cancelled.args:
                 self.begin()
             raise
-
-
-async def _in_budget(kill: Coroutine[Any, Any, None]) -> None:
-    budget = conf.getint("triggerer", "on_kill_timeout", fallback=30) - HANDOVER
-    with suppress(TimeoutError):
-        async with asyncio.timeout(budget):
-            await kill
 
 
 def told(state: str | None) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_customjob.triggers.custom_job import ASK_AGAIN, Once
+from airflow_customjob.triggers.custom_job import ASK_AGAIN, GIVE_UP, Once
 
 POSITIONS_EVERY = 10.0
 """Seconds between two times that a row's place in its log is stored: there may be 200 rows."""
@@ -28,7 +29,7 @@ class ReplicaRowTrigger(BaseTrigger):
         self.run_at = dict(run)
         self.me = dict(me)
         self.row = row
-        self._once = Once(self._kill)
+        self._once = Once(self._cancel_in_time)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.{type(self).__name__}", {"run": self.run_at, "me": self.me, "row": self.row}
@@ -54,7 +55,12 @@ class ReplicaRowTrigger(BaseTrigger):
         """Called for a mark, a clear, and a move to another triggerer; only a row that somebody marked as failed counts."""
         await self._once.to_its_end()
 
-    async def _kill(self) -> None:
+    async def _cancel_in_time(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_UP):
+                await self._cancel()
+
+    async def _cancel(self) -> None:
         from airflow_customjob.backends.base import EngineError
         from airflow_customjob.client import AsyncCustomJobClient, NoSuchJob
         from airflow_customjob.supervisor.ownership import UNKNOWN, Canceller

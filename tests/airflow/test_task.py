@@ -201,6 +201,27 @@ def test_an_xcom_that_cannot_be_pushed_is_pushed_again(monkeypatch: pytest.Monke
     assert len(pushed.of(xcoms.JOB)) == 1
 
 
+def test_a_last_xcom_that_cannot_be_pushed_is_pushed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: no turn comes after the last values; one refused request, and an ended job was shown as running for ever."""
+    monkeypatch.setattr(xcoms, "LAST_PAUSES", (0.01, 0.01, 0.01, 0.0))
+    pushed, failures = Pushed(), [1, 2]
+
+    async def push(key: str, value: Any) -> None:
+        if value["state"] == "JOB_STATE_SUCCEEDED" and failures:
+            raise ConnectionError(f"no answer ({failures.pop()})")
+        await pushed(key, value)
+
+    async def main() -> None:
+        publisher = xcoms.Publisher(push)
+        running = asyncio.create_task(publisher.run())
+        publisher.on_change(a_record(state=JobState.JOB_STATE_SUCCEEDED), [])
+        publisher.close()
+        await running
+
+    asyncio.run(main())
+    assert [value["state"] for value in pushed.of(xcoms.JOB)] == ["JOB_STATE_SUCCEEDED"]
+
+
 def test_a_short_job_tells_its_end_once_and_needs_no_links(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xcoms, "SETTLE", 60)
     pushed = Pushed()
