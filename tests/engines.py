@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+STALL = 60.0
+"""Seconds that a busy machine may stand still. How quick something is, is printed, and measured in ``bench/``; tests only tell it
+from what never happens."""
 DEV_ENGINES = Path(__file__).parent.parent / "dev" / "engines"
 
 

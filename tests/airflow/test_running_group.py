@@ -78,7 +78,7 @@ def test_a_row_that_is_marked_as_failed_ends_the_job(airflow: RunningAirflow) ->
     wait_for("its log", lambda: "tick 3" in run.log_of(run.tasks()["workerpool1-1"]), every=0.5)
     marked_at = time.time()
     run.mark(run.tasks()["workerpool1-1"], "failed")
-    wait_for("the replicas' end", lambda: not replicas("process", job_id), 30)
+    wait_for("the replicas' end", lambda: not replicas("process", job_id), 120)
     print(f"\nrow marked failed: all gone after {time.time() - marked_at:.2f} s")
     tasks = ended(run)
     assert run.state() == "failed"

@@ -8,6 +8,7 @@ import pytest
 
 from tests.airflow.remains import remains, replicas, why_unscheduled
 from tests.airflow.running import RunningAirflow, wait_for
+from tests.engines import STALL
 
 pytestmark = [pytest.mark.airflow, pytest.mark.kubernetes, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -31,21 +32,19 @@ def test_a_deferred_task_that_is_marked_failed_leaves_no_pod(airflow: RunningAir
     assert len(replicas("kubernetes", job_id)) == len(REPLICAS)
     marked_at = time.time()
     run.mark_failed()
-    wait_for("the job is gone", lambda: not remains("kubernetes", job_id), 30)
+    wait_for("the job is gone", lambda: not remains("kubernetes", job_id), STALL)
     took = time.time() - marked_at
     print(f"\nkubernetes: deferred, marked failed: all gone after {took:.2f} s")
-    assert took < 15  # its node leaves 2 s between the signals, and takes its time
-    wait_for("the last XCom", lambda: run.job_state() == "JOB_STATE_CANCELLED", 10)
+    wait_for("the last XCom", lambda: run.job_state() == "JOB_STATE_CANCELLED", STALL)
 
 
 def test_a_replica_that_no_node_has_room_for_says_why_in_the_task_log(airflow: RunningAirflow) -> None:
     run = airflow.run("vast_deferred_kubernetes")
     job_id = run.job_id()
-    wait_for("the scheduler's words", lambda: why_unscheduled(job_id), 60)
+    wait_for("the scheduler's words", lambda: why_unscheduled(job_id), 2 * STALL)
     known_at = time.time()
-    wait_for("them in the log", lambda: "Insufficient cpu" in "\n".join(run.log()), 30, 0.2)
+    wait_for("them in the log", lambda: "Insufficient cpu" in "\n".join(run.log()), STALL, 0.2)
     took = time.time() - known_at
     print(f"\nkubernetes: deferred, no room: told in the task log after {took:.2f} s")
-    assert took < 5
     run.mark_failed()
-    wait_for("the job is gone", lambda: not remains("kubernetes", job_id), 30)
+    wait_for("the job is gone", lambda: not remains("kubernetes", job_id), STALL)

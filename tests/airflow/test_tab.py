@@ -58,7 +58,7 @@ def plain(airflow: RunningAirflow) -> DagRun:
 def watched(airflow: RunningAirflow) -> Iterator[DagRun]:
     """A group of three replicas that runs until it is stopped."""
     run = airflow.run("group_ticks")
-    wait_for("a job", lambda: run.xcom_of("train.run", "custom_job_replicas"), 150, 0.5)
+    wait_for("a job", lambda: run.xcom_of("train.run", "custom_job_replicas"), 240, 0.5)
     yield run
     run.end("failed")
 
@@ -97,7 +97,7 @@ def guarded(airflow: RunningAirflow) -> Iterator[Callable[[Page, str], str]]:
             raise
 
     def sign_in(page: Page, user: str) -> str:
-        page.cookie("_token", wait_for("a token", lambda: token(user), 90, 0.5), base)
+        page.cookie("_token", wait_for("a token", lambda: token(user), 240, 0.5), base)
         return base
 
     yield sign_in
@@ -159,7 +159,7 @@ def test_a_deferred_job_is_shown_live(watched: DagRun, page: Page) -> None:
     page.open(watched.page("train.run", "/plugin/customjob"))
     page.wait_for_text("RUNNING")
     assert watched.tasks()["train.run"]["state"] == "deferred"
-    wait_for("the usage of three replicas", lambda: page.count(".cj-usage svg") == 6, 30, 0.5)
+    wait_for("the usage of three replicas", lambda: page.count(".cj-usage svg") == 6, 120, 0.5)
     assert page.count(".cj tbody tr .cj-kind-running") == 3 * 2  # its badge and its bar
     assert "QUEUED" in page.text(".cj-steps")
     logs = page.run("[...document.querySelectorAll('.cj td a')].map((a) => a.pathname)")
@@ -200,9 +200,9 @@ def test_two_hundred_replicas_are_read_at_a_glance(plain: DagRun, page: Page) ->
     assert "OOMKilled" in page.text(".cj table")
     assert page.text(".cj-filter") == "200 replicas\nfailed 1\nstopped 199"
     page.click(".cj-about button")
-    wait_for("all rows", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 200, 30)
+    wait_for("all rows", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 200, 120)
     page.click(".cj-filter button")
-    wait_for("the failed one alone", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 1, 30)
+    wait_for("the failed one alone", lambda: page.count(".cj tbody tr:not(.cj-pool)") == 1, 120)
     assert not page.run("document.documentElement.scrollWidth > innerWidth")
 
     assert page.run("document.querySelector('.cj h2').innerText").startswith(NASTY)
@@ -210,7 +210,7 @@ def test_two_hundred_replicas_are_read_at_a_glance(plain: DagRun, page: Page) ->
     assert not page.run("globalThis.harmed")
 
     asked = "performance.getEntriesByType('resource').filter((one) => one.name.includes('xcomEntries')).length"
-    wait_for("its last question", lambda: page.run(asked) == (time.sleep(5), page.run(asked))[1], 30)
+    wait_for("its last question", lambda: page.run(asked) == (time.sleep(5), page.run(asked))[1], 120)
     assert troubles(page) == []
 
 

@@ -98,13 +98,9 @@ def missing_command() -> Act:
 
 
 class Adapter(Protocol):
-    """One engine, to the suite.
-
-    :param least_grace: seconds that the engine may need from a call to stop until the final signal, whatever the grace.
-    """
+    """One engine, to the suite."""
 
     runs_commands: bool
-    least_grace: float = 0.0
 
     def backend(self) -> Backend:
         """The configuration; the same at every call."""
@@ -191,7 +187,6 @@ class DockerAdapter(Adapter):
 
 class KubernetesAdapter(Adapter):
     runs_commands = True
-    least_grace = 3.0  # the kubelet's minimumGracePeriodInSeconds, and it looks at deadlines once a second
 
     def __init__(self, folder: Path) -> None:
         pass

@@ -80,7 +80,7 @@ def test_a_fast_writer_is_read_as_fast_as_a_slow_one() -> None:
     reader, began = Reader(REF), time.monotonic()
     for at in range(150_000):
         assert [line.text for line in reader.feed(out(10 * SECOND + at, "x\n"))] == ["x"]
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 120
     for at in range(250_000):
         list(reader.feed(out(60 * SECOND + at, "x\n")))
     assert len(reader._counts) < 300_000, "what is out of reach is forgotten"

@@ -638,7 +638,7 @@ def test_usage_counts_the_whole_tree(adapter: ProcessAdapter) -> None:
         await asyncio.sleep(1.5)
         (sample,) = await bench.engine.usage(bench.job_id)
         assert sample.memory_bytes > 60 << 20
-        assert 0.1 < sample.cpus < 1.5
+        assert 0.01 < sample.cpus < 2.5
 
     on(adapter, check)
 

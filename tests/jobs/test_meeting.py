@@ -11,6 +11,7 @@ import pytest
 
 from airflow_customjob.client import CustomJobClient
 from airflow_customjob.spec.job_state import JobState
+from tests.engines import STALL
 from tests.jobs.conftest import Place, job_of, pool
 
 LINES = 300
@@ -73,8 +74,7 @@ def test_they_meet_by_cluster_spec_and_are_gone_with_the_primary(place: Place, f
 
     took = max(map(told.finished_at, WORKERS)) - told.finished_at("workerpool0-0")
     figure(f"the last of 3 endless workers was gone {took:.2f} s after the primary's exit 0")
-    # The kubelet grants no less than 2 s after SIGTERM, and tells time in whole seconds.
-    assert took < (4.5 if place.name == "kubernetes" else 1.0)
+    assert took < STALL
 
 
 def check_environment(place: Place, env: dict[str, str], rank: int, line: str) -> None:

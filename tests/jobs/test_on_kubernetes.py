@@ -10,6 +10,7 @@ import pytest
 
 from airflow_customjob.client import CustomJobClient
 from airflow_customjob.spec.job_state import JobState
+from tests.engines import STALL
 from tests.jobs.conftest import FOR_EVER, KUBERNETES, PATIENCE, KubernetesPlace, eventually, job_of, on, pool, shell
 
 pytestmark = [on(KUBERNETES), pytest.mark.timeout(600)]
@@ -76,7 +77,7 @@ def test_an_unschedulable_replica_says_why(place: KubernetesPlace, figure: Figur
     eventually(lambda: any("workerpool1-0 waits" in s and "Insufficient cpu" in s for s in told.said), "the reason")
     took = time.monotonic() - began
     figure(f"the scheduler's words were said {took:.1f} s after PENDING")
-    assert took < 5
+    assert took < STALL
     CustomJobClient(vast).cancel(job_id, wait=False)
     assert running.result(PATIENCE).state is JobState.JOB_STATE_CANCELLED
     assert place.remains(job_id) == []

@@ -135,7 +135,7 @@ def test_bombs_cost_neither_memory_nor_time(tmp_path: Path, name: str, bomb: Cal
     tracemalloc.stop()
     assert any(word in why for word in words.split("|")), why
     assert peak < 100_000_000
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_a_hostile_archive_is_kept_as_it_is_and_nothing_of_it_is_unpacked(

@@ -107,8 +107,8 @@ def test_what_is_too_long_is_found_before_there_are_a_thousand_of_it() -> None:
 
 
 @pytest.mark.parametrize(("count", "form"), [(1000, ClusterSpec.ENV), (3000, ClusterSpec.FILE)])
-def test_a_large_plan_is_made_in_well_under_a_second(count: int, form: ClusterSpec) -> None:
+def test_the_time_for_a_plan_does_not_grow_with_the_square_of_its_replicas(count: int, form: ClusterSpec) -> None:
     began = time.process_time()
     made = plan(container(), container(count - 1, args=["--rank=$(RANK)"]), options=JobOptions(cluster_spec=form))
     assert made.replicas[-1].args == (f"--rank={count - 1}",)
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 5.0, "0.1 s on an idle machine; seconds where it grows with the square"

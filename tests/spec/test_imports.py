@@ -40,13 +40,15 @@ def test_states_need_no_protobuf() -> None:
     assert loaded.strip() == "False"
 
 
-def test_import_takes_less_than_60_ms_beyond_protobuf() -> None:
+def test_import_beyond_protobuf_costs_little_more_than_protobuf_itself() -> None:
+    """35 ms of processor time, to protobuf's 25."""
     script = (
-        "import time; from google.protobuf import json_format, timestamp_pb2, descriptor_pb2, message_factory;"
-        "start = time.process_time(); from airflow_customjob.spec import check, to_canonical;"
-        "print(time.process_time() - start)"
+        "import time; began = time.process_time();"
+        "from google.protobuf import json_format, timestamp_pb2, descriptor_pb2, message_factory;"
+        "between = time.process_time(); from airflow_customjob.spec import check, to_canonical;"
+        "print((time.process_time() - between) / (between - began))"
     )
-    assert min(float(_python(script)) for _ in range(5)) < 0.06
+    assert min(float(_python(script)) for _ in range(5)) < 4
 
 
 @pytest.mark.parametrize("name", spec.__all__)
