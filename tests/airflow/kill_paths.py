@@ -19,8 +19,8 @@ from tests.airflow.running import DagRun, RunningAirflow
 GOES_ON, STARTS_ANEW, ENDS = "goes on", "starts anew", "ends"
 AT_A_TIME = 8
 """Runs that are being started."""
-PATIENCE = 420
-"""Seconds that the whole may take, but for its end."""
+PATIENCE, FOR_EACH = 300, 10
+"""Seconds that the whole may take, but for its end; and more of them for each path."""
 OF_A_JOB = 2
 """Replicas of each job here."""
 
@@ -205,6 +205,9 @@ def ways(*backends: str) -> list[Way]:
     ]
 
 
+HEAD = f"{'kill path':22}{'of a':7}{'mode':10}{'engine':9}{'its job':13}{'after':>8}  task"
+
+
 class Watch:
     """Looks at all replicas on this host, some times a second."""
 
@@ -277,7 +280,7 @@ class Scene:
         try:
             starting: list[Case] = []
             undecided: list[Case] = []
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + PATIENCE + FOR_EACH * len(self._coming)
             while (self._coming or starting or undecided) and time.monotonic() < until:
                 while self._coming and len(starting) < AT_A_TIME:
                     starting.append(self._start(self._coming.pop(0)))
@@ -294,10 +297,9 @@ class Scene:
         finally:
             self._watch.close()
 
-    def table(self) -> str:
-        """For people."""
-        head = f"{'kill path':22}{'of a':7}{'mode':10}{'engine':9}{'its job':13}{'after':>8}  task"
-        return "\n".join(["", head, *map(_line, self.cases)])
+    def rows(self) -> dict[str, str]:
+        """What became of each, for people."""
+        return {str(case.way): _row(case) for case in self.cases}
 
     def _start(self, way: Way) -> Case:
         case = Case(way, self._airflow.run(f"{way.path.kind}_{way.who}_{way.mode}_{way.backend}"))
@@ -348,7 +350,7 @@ class Scene:
             time.sleep(0.2)
 
 
-def _line(case: Case) -> str:
+def _row(case: Case) -> str:
     took = "" if case.took is None else f"{case.took:.1f} s"
     return f"{case.path.name:22}{case.who:7}{case.mode:10}{case.backend:9}{case.path.job:13}{took:>8}  {case.final}"
 
