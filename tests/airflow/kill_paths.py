@@ -7,12 +7,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from airflow_customjob import CustomJobClient
 from tests.airflow.remains import remains
 from tests.airflow.running import DagRun, RunningAirflow
 
@@ -265,8 +266,9 @@ def _containers() -> dict[str, set[str]]:
 class Scene:
     """All cases in one Airflow, each killed as soon as its replicas run, and the next one started then."""
 
-    def __init__(self, airflow: RunningAirflow, ways: list[Way]) -> None:
+    def __init__(self, airflow: RunningAirflow, clients: Mapping[str, CustomJobClient], ways: list[Way]) -> None:
         self._airflow = airflow
+        self._clients = clients
         backends = {way.backend for way in ways}
         self._watch = Watch(*backends)
         lookouts = {Way(AT_LAST, "task", "deferred", backend) for backend in backends}
@@ -336,6 +338,8 @@ class Scene:
             return False
         if case.path.job == ENDS and case.mode == "deferred" and not case.has_told_its_end():
             return False  # the triggerer is killed as soon as all are over
+        if case.path.job == ENDS and self._clients[case.backend].get(case.job_id).replicas:
+            return False  # ended ones are kept for a group's rows to read; nobody would clear them away when all jobs are over
         case.still = alive == case.before
         if case.path.job != ENDS:
             case.run.end("failed")

@@ -25,10 +25,12 @@ def table(rows: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def scene(airflow: RunningAirflow, request: pytest.FixtureRequest) -> dict[Way, Case]:
+def scene(
+    airflow: RunningAirflow, clients: dict[str, CustomJobClient], request: pytest.FixtureRequest
+) -> dict[Way, Case]:
     """Played by the ways that were asked for."""
     items = [item for item in request.session.items if getattr(item, "module", None) is request.module]
-    played = Scene(airflow, [item.callspec.params["way"] for item in items if hasattr(item, "callspec")])
+    played = Scene(airflow, clients, [item.callspec.params["way"] for item in items if hasattr(item, "callspec")])
     played.play()
     KEPT.parent.mkdir(exist_ok=True)
     rows = (json.loads(KEPT.read_text()) if KEPT.exists() else {}) | played.rows()
@@ -58,9 +60,9 @@ def test_what_becomes_of_a_job(scene: dict[Way, Case], clients: dict[str, Custom
         assert sorted(set(ticks)) == list(range(max(ticks) + 1))
     else:
         assert case.took < case.path.within
-    # A group's ended replicas are kept for its rows to read their last lines: by a triggerer that was killed, then until a sweep.
-    wait_for("nothing of the job", lambda: not clients[case.backend].get(case.job_id).replicas, 180, 0.5)
-    assert clients[case.backend].get(case.job_id).state is JobState.JOB_STATE_CANCELLED
+    client = clients[case.backend]
+    wait_for("nothing of the job", lambda: not client.get(case.job_id).replicas, 60, 0.5)
+    assert client.get(case.job_id).state is JobState.JOB_STATE_CANCELLED
     if case.mode == "deferred" and case.path.job == ENDS:
         assert case.has_told_its_end()
     assert not {"running", "deferred"} & {task["state"] for task in case.run.tasks().values()}
