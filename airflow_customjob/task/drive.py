@@ -30,8 +30,6 @@ SAMPLE_SHARE = 20.0
 """Seconds of pause for each that a sample took; Docker takes one for its own."""
 LAST_WORD = 60.0
 """Seconds that the last XComs may take: those of many jobs that end at once wait for one another."""
-HASTY_WORD = 5.0
-"""The same where this process is told to stop."""
 
 
 class WrongEngine(Exception):
@@ -69,19 +67,21 @@ class Driver:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Inside, XComs are kept up to date, and the installation's other jobs are looked after."""
+        """Inside, XComs are kept up to date, and the installation's other jobs are looked after.
+
+        Whoever is made to leave it has no last word: another driver of the job may have said a later one by then.
+        """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(sweeping(self.client, self.held.owner.where, self._say))
             publishing = asyncio.create_task(self._publisher.run())
             sampling = asyncio.create_task(self._sample())
-            patience = HASTY_WORD
             try:
                 yield
-                patience = LAST_WORD
-            finally:
                 sampling.cancel()
                 self._publisher.close()
-                await asyncio.wait([publishing], timeout=patience)
+                await asyncio.wait([publishing], timeout=LAST_WORD)
+            finally:
+                sampling.cancel()
                 publishing.cancel()
 
     async def supervise(

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any
 
 from airflow_customjob.backends.base import ReplicaStatus, Usage
+from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.spec.output import to_canonical
 from airflow_customjob.supervisor.record import JobRecord
 from airflow_customjob.supervisor.result import custom_job_of
@@ -282,8 +283,15 @@ def _is_same_state(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def is_older(value: Any, stored: Any) -> bool:
-    """Whether a later generation has told its state already: this is a try that is being stopped, and too late."""
+    """Whether a later generation has told its state already, or somebody the end of this one: this is a try that is being stopped,
+    or a triggerer that stood still, and too late."""
+    if _generation(value) == _generation(stored):
+        return _has_ended(stored) and not _has_ended(value) and "state" in value
     return 0 < _generation(value) < _generation(stored)
+
+
+def _has_ended(job: Any) -> bool:
+    return isinstance(job, Mapping) and "state" in job and JobState[job["state"]].terminal
 
 
 def _generation(value: Any) -> int:

@@ -116,7 +116,6 @@ def test_its_job_is_told_to_have_ended_however_long_airflow_takes(
 
         return push
 
-    monkeypatch.setattr(drive, "HASTY_WORD", 0.1)
     monkeypatch.setattr(xcoms, "push_at", slow_push_at)
     world.script("workerpool0-0", exits(0, after=0.2))
     assert event_of(deferred.trigger())["what"] == "ended"
@@ -236,6 +235,39 @@ def test_on_kill_asks_again_until_the_state_can_be_read(world: FakeWorld, deferr
     airflow.states = [UNKNOWN, UNKNOWN, UNKNOWN, "failed"]
     asyncio.run(deferred.trigger().on_kill())
     assert deferred.state() is JobState.JOB_STATE_CANCELLED
+
+
+def test_the_last_word_is_that_of_who_ends_the_job(
+    world: FakeWorld, deferred: Deferred, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what the trigger was just about to tell came after the end that its ``on_kill`` told: shown as running for ever."""
+    telling = asyncio.Event()
+
+    def push_at(where: Mapping[str, str]) -> xcoms.Push:
+        async def push(key: str, value: Any) -> None:
+            if key == xcoms.JOB and value["state"] == "JOB_STATE_RUNNING":
+                telling.set()
+                await asyncio.sleep(2)
+            await airflow.push_at(where)(key, value)
+
+        return push
+
+    monkeypatch.setattr(xcoms, "push_at", push_at)
+    world.script("workerpool0-0", runs_for_ever())
+
+    async def main() -> None:
+        trigger = deferred.trigger()
+        running = asyncio.create_task(anext(trigger.run()))
+        async with asyncio.timeout(10):
+            await telling.wait()
+        airflow.states = ["failed"]
+        running.cancel("by a user")
+        await asyncio.wait([running], timeout=0.1)
+        await trigger.on_kill()
+        await asyncio.sleep(2.5)
+
+    asyncio.run(main())
+    assert airflow.xcoms[xcoms.JOB]["state"] == "JOB_STATE_CANCELLED"
 
 
 def test_a_job_with_a_long_grace_is_told_to_its_end(world: FakeWorld, deferred: Deferred, airflow: Airflow) -> None:
@@ -364,7 +396,6 @@ def test_the_triggers_client_finds_an_engine_that_comes_back(
     world: FakeWorld, deferred: Deferred, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow_customjob.backends.base import EngineError
-    from airflow_customjob.task import drive
 
     monkeypatch.setattr(drive, "OUT_OF_REACH", 0.05)
     world.fail("identity", EngineError("connection refused"), times=3)
