@@ -26,6 +26,7 @@ from airflow_customjob.anywhere import Thread
 from airflow_customjob.anywhere import run as run_anywhere
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, Engine, EngineError, LogLine, ReplicaStatus, Retention, Usage
+from airflow_customjob.backends.secrets import redactor
 from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.job_plan import make_plan, make_request, plan_or_problems, replica_names, request_digest
 from airflow_customjob.plan.types import Capabilities, JobId, JobOptions, JobPlan, JobRequest
@@ -254,6 +255,7 @@ class AsyncCustomJobClient:
         """
         async with self.backend.open() as engine:
             record = await self._read(engine, job_id)
+            redact = await redactor(record.request.options)
             supervisor = Supervisor(
                 engine,
                 record.job_id,
@@ -265,6 +267,7 @@ class AsyncCustomJobClient:
                 on_change=on_change,
                 positions=positions,
                 hold_removal=hold_removal,
+                redact=redact,
                 clock=self._clock,
             )
             return self._job(await supervisor.run(until))

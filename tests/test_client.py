@@ -391,6 +391,23 @@ def test_a_secret_is_in_no_record_plan_or_result(world: FakeWorld, monkeypatch: 
     assert "TOKEN" not in dict(plan.primary.env)
 
 
+def test_what_a_failing_replica_prints_of_a_secret_is_in_no_log_record_or_result(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last lines are the error's, and so were in the record, in XComs and in the exception."""
+    monkeypatch.setenv("HIDDEN", 'hunter"2')
+    says = ['TOKEN is hunter"2', json.dumps({"TOKEN": 'hunter"2'}), "the end"]
+    world.script("workerpool0-0", exits(1, says=says))
+    lines: list[LogLine] = []
+    client = CustomJobClient(world.backend())
+    job = client.run(JOB, JobOptions(secret_env=(("TOKEN", "env:HIDDEN"),)), sink=lines.append)
+    assert [line.text for line in lines] == ["TOKEN is ***", '{"TOKEN": "***"}', "the end"]
+    stored = world.record(job.job_id)
+    assert stored is not None
+    assert "TOKEN is ***" in job.error
+    assert not [text for text in (stored.data, job.error, json.dumps(job.to_dict())) if "hunter" in text]
+
+
 # -- gc -------------------------------------------------------------------------------------------------------------
 
 REF = ReplicaRef(ID, 1, 0, "workerpool0-0", 0)

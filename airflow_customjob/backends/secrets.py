@@ -17,14 +17,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from airflow_customjob.backends.base import LaunchRefused
 from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.settings import ASKING
+
+Redact = Callable[[str], str]
+SHORTEST = 5
+"""Characters of a value that is hidden, as Airflow's own masking has it: hiding a shorter one would spoil the log, and hide little."""
 
 
 def resolve(secret_env: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -57,27 +63,41 @@ def google_key(reference: str | None) -> str | None:
         why = _NOT_THERE.get(type(error), "it is no key file of Google Cloud")
         raise LaunchRefused(f"google_credentials: {reference} cannot be given to replicas ({why})") from None
     with ASKING:
-        for name in _PRIVATE & key.keys():
-            _mask(str(key[name]))
+        for value in _private(key):
+            _mask(value)
     return json.dumps(key)
 
 
-_PRIVATE = frozenset({"private_key", "client_secret", "refresh_token"})
-"""What is secret of a key file."""
+def _private(key: dict[str, object]) -> list[str]:
+    """What is secret of a key file."""
+    return [str(key[name]) for name in ("private_key", "client_secret", "refresh_token") if name in key]
 
 
-async def mask(options: JobOptions) -> None:
-    """For a process that reads a job's log and has created none of its replicas. What it cannot read, it cannot mask."""
+async def redactor(options: JobOptions) -> Redact:
+    """Shows ``***`` in the place of what replicas were given in secret and print all the same, in their logs or as the last words
+    of one that fails, which are in its job's record. What cannot be looked up here cannot be told from other text.
+    """
 
-    def look() -> None:
+    def values() -> Iterator[str]:
         for name, reference in options.secret_env:
             with suppress(LaunchRefused):
-                look_up(name, reference)
+                yield look_up(name, reference)
         with suppress(LaunchRefused):
-            google_key(options.google_credentials)
+            yield from _private(json.loads(google_key(options.google_credentials) or "{}"))
 
-    if options.secret_env or options.google_credentials:
-        await asyncio.to_thread(look)
+    if not (options.secret_env or options.google_credentials):
+        return str
+    return hiding(await asyncio.to_thread(lambda: list(values())))
+
+
+def hiding(values: Iterable[str]) -> Redact:
+    """Of each value, also as JSON or Python spell it, and of each line of it: replicas' output comes line by line."""
+    spelled = {form for value in values for form in (value, json.dumps(value)[1:-1], repr(value)[1:-1])}
+    parts = {part for form in spelled for part in (form, *form.splitlines()) if len(part) >= SHORTEST}
+    if not parts:
+        return str
+    longest_first = sorted(parts, key=len, reverse=True)
+    return partial(re.compile("|".join(map(re.escape, longest_first))).sub, "***")
 
 
 def _mask(value: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import chain, repeat
 
@@ -50,6 +51,11 @@ def chosen(logs: str | None, names: Sequence[str]) -> list[str]:
     logs = logs or (ALL if len(names) <= FEW else PRIMARY)
     sets = {ALL: list(names), PRIMARY: list(names[:1])}
     return sets[logs] if logs in sets else [name for name in names if fnmatchcase(name, logs)]
+
+
+def redacted(line: LogLine, redact: Callable[[str], str]) -> LogLine:
+    text = redact(line.text)
+    return line if text == line.text else replace(line, text=text)
 
 
 def check_logs(logs: str | None, names: Sequence[str]) -> None:
@@ -128,6 +134,7 @@ class LogFollower:
     :param say: takes notices.
     :param positions: by incarnation name, the position of the last line already given; kept up to date here.
     :param through: called whenever a log was given to its end.
+    :param redact: hides what is secret of a text.
     """
 
     def __init__(
@@ -137,6 +144,7 @@ class LogFollower:
         say: Callable[[str], None],
         positions: dict[str, str] | None = None,
         through: Callable[[], None] = lambda: None,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self._engine = engine
         self._sink = sink
@@ -144,6 +152,7 @@ class LogFollower:
         self._tasks: dict[ReplicaRef, asyncio.Task[None]] = {}
         self._seen: set[ReplicaRef] = set()
         self._through = through
+        self._redact = redact
         self.positions = {} if positions is None else positions
 
     def follow(self, refs: Iterable[ReplicaRef], *, seen: bool = True) -> None:
@@ -166,7 +175,7 @@ class LogFollower:
         while True:
             try:
                 async for line in in_bursts(self._engine.logs(ref, after=self.positions.get(ref.name))):
-                    sink(line)
+                    sink(redacted(line, self._redact))
                     self.positions[ref.name] = line.position
             except EngineError:
                 await asyncio.sleep(RETRY)
@@ -202,7 +211,7 @@ class LogFollower:
                 async with asyncio.timeout(TAIL_BUDGET):
                     async for line in self._engine.logs(ref, follow=False, tail=LAST_LINES):
                         lines.append(line)  # noqa: PERF401 - what was read before the time is up counts
-            return ref, last_of([line.text for line in lines if not line.notice], limit)
+            return ref, last_of([self._redact(line.text) for line in lines if not line.notice], limit)
 
         limits = chain([FIRST_BYTES], repeat(FURTHER_BYTES))
         return dict(await asyncio.gather(*(tail(ref, limit) for ref, limit in zip(refs, limits, strict=False))))

@@ -91,6 +91,7 @@ class Supervisor:
     :param on_change: called with the record and the replicas whenever either changed.
     :param positions: by incarnation name, the position of the last log line that was already given to the user.
     :param hold_removal: seconds that ended replicas are kept, for another supervisor to read their logs to the end.
+    :param redact: hides what is secret of replicas' output, and of what their engine says: their last words are in the record.
     :param clock: seconds since the epoch.
     """
 
@@ -107,6 +108,7 @@ class Supervisor:
         on_change: OnChange | None = None,
         positions: dict[str, str] | None = None,
         hold_removal: float = 0.0,
+        redact: Callable[[str], str] = str,
         clock: Clock = time.time,
     ) -> None:
         self._engine = engine
@@ -119,8 +121,9 @@ class Supervisor:
         self._clock = clock
         self._heard = asyncio.Event()
         self.follower = LogFollower(
-            engine, sink and _harmless(sink, "sink"), self._say, positions, through=self._heard.set
+            engine, sink and _harmless(sink, "sink"), self._say, positions, self._heard.set, redact
         )
+        self._redact = redact
         told = self._say if sink and not positions else None  # who goes on from somewhere was told
         self._selection = Selection(logs, engine.capabilities.backend, tell=told)
         self._last: JobRecord | None = None
@@ -253,7 +256,12 @@ class Supervisor:
         self.follower.drop(s.ref for s in ours if s.never_ran)
         exited = [s.ref for s in failing(record, started) if s.phase is Phase.EXITED]
         tails = await self.follower.tails(exited) if exited else {}
-        return tuple(replace(s, last_lines=tails[s.ref]) if s.ref in tails else s for s in statuses)
+        return tuple(
+            replace(s, message=self._redact(s.message), last_lines=tails.get(s.ref, ()))
+            if s.message or s.ref in tails
+            else s
+            for s in statuses
+        )
 
     async def _apply(self, plan: JobPlan | None, decision: Decision) -> float | None:
         """Carry out a decision; gives the time to decide again where something is to be waited for first."""

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from airflow_customjob.backends.base import EngineError, LogLine
-from airflow_customjob.backends.secrets import mask
 from airflow_customjob.client import AsyncCustomJobClient, Job
 from airflow_customjob.supervisor.ownership import Canceller, Verdict
 from airflow_customjob.supervisor.record import JobRecord
@@ -98,7 +97,6 @@ class Driver:
         while True:
             try:
                 await self._check_engine()
-                await mask((await self.client.get(self.held.job_id)).record.request.options)
                 return await self.client.supervise(
                     self.held.job_id,
                     owner=self.held.owner,

@@ -16,11 +16,11 @@ from weakref import WeakValueDictionary
 
 from airflow_customjob.backends import backend_of
 from airflow_customjob.backends.base import Backend, EngineError, Phase, ReplicaRef, ReplicaStatus
-from airflow_customjob.backends.secrets import mask
+from airflow_customjob.backends.secrets import Redact, redactor
 from airflow_customjob.plan.types import JobId
 from airflow_customjob.spec.airflow_states import replica_state
 from airflow_customjob.spec.job_state import JobState
-from airflow_customjob.supervisor.follow import RETRY, Sink, in_bursts
+from airflow_customjob.supervisor.follow import RETRY, Sink, in_bursts, redacted
 from airflow_customjob.supervisor.ownership import ENDED_TASK
 from airflow_customjob.supervisor.record import JobRecord, decode
 from airflow_customjob.task.comms import ask_airflow
@@ -41,6 +41,7 @@ class Look:
     :param task_state: of the owner's task; None also while the job runs, when nobody asks.
     :param over: the owner's task has ended: there will be no further generation.
     :param trouble: what kept the job from being read; for people.
+    :param redact: hides what is secret of what its replicas print.
     """
 
     ref: dict[str, Any] | None = None
@@ -49,6 +50,7 @@ class Look:
     task_state: str | None = None
     over: bool = False
     trouble: str = ""
+    redact: Redact = str
 
 
 class SharedLook:
@@ -59,6 +61,7 @@ class SharedLook:
         self._lock = asyncio.Lock()
         self._at = -LOOK_EVERY
         self._seen = Look()
+        self._redact: Redact = str
 
     async def __call__(self) -> Look:
         async with self._lock:
@@ -72,7 +75,7 @@ class SharedLook:
 
     async def _without_the_job(self, trouble: str) -> Look:
         state = await ask_airflow(state_at, self._run)
-        return Look(self._seen.ref, None, (), state, state in ENDED_TASK, trouble)
+        return Look(self._seen.ref, None, (), state, state in ENDED_TASK, trouble, self._redact)
 
     async def _look(self) -> Look:
         ref = self._seen.ref or await xcom_at(self._run, REF)
@@ -83,12 +86,12 @@ class SharedLook:
                 stored = await engine.read_record(JobId(ref["custom_job_id"]))
                 record = decode(stored.data) if stored else None
                 if record is not None and self._seen.record is None:
-                    await mask(record.request.options)
+                    self._redact = await redactor(record.request.options)
                 replicas = tuple(await engine.observe(JobId(ref["custom_job_id"])))
         if record is not None and not record.state.terminal:
-            return Look(ref, record, replicas)
+            return Look(ref, record, replicas, redact=self._redact)
         state = await ask_airflow(state_at, self._run)
-        return Look(ref, record, replicas, state, state in ENDED_TASK)
+        return Look(ref, record, replicas, state, state in ENDED_TASK, redact=self._redact)
 
 
 _looks: WeakValueDictionary[tuple[int, str], SharedLook] = WeakValueDictionary()
@@ -169,18 +172,18 @@ class RowWatch:
             if not self.is_mine(status.ref.replica):
                 continue
             self._statuses[status.ref] = status
-            self._tell(_said(status))
+            self._tell(look.redact(_said(status)))
             started = status.phase is not Phase.CREATED
             if started and status.ref not in self._readers and look.ref is not None:
                 backend = backend_of(look.ref["backend"])
-                self._readers[status.ref] = asyncio.create_task(self._read(backend, status.ref))
+                self._readers[status.ref] = asyncio.create_task(self._read(backend, status.ref, look.redact))
 
-    async def _read(self, backend: Backend, ref: ReplicaRef) -> None:
+    async def _read(self, backend: Backend, ref: ReplicaRef, redact: Redact) -> None:
         async with backend.open() as engine:
             while True:
                 with suppress(EngineError):
                     async for line in in_bursts(engine.logs(ref, after=self._positions.get(ref.name))):
-                        self._sink(line)
+                        self._sink(redacted(line, redact))
                         self._positions[ref.name] = line.position
                     return
                 await asyncio.sleep(RETRY)

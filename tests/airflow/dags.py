@@ -8,7 +8,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, task
 
-from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, KubernetesBackend
+from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, DockerBackend, KubernetesBackend
 
 IMAGE = "local/py:1"
 
@@ -113,6 +113,27 @@ with DAG("model_deploy", schedule=[MODEL]):
         return triggering_asset_events[MODEL][-1].extra
 
     deploy()
+
+packaged: dict[str, Any] = {
+    "machineSpec": {"machineType": "n1-standard-4"},
+    "replicaCount": 1,
+    "pythonPackageSpec": {
+        "executorImageUri": IMAGE,
+        "packageUris": ["{{ dag_run.conf['package'] }}"],
+        "pythonModule": "{{ dag_run.conf['module'] }}",
+        "args": ["{{ dag_run.conf['code'] }}"],
+    },
+}
+
+for name, deferrable in (("packaged_sync", False), ("packaged_deferred", True)):
+    with DAG(name, schedule=None):
+        CustomJobOperator(
+            task_id="train",
+            custom_job={"displayName": "packaged", "jobSpec": {"workerPoolSpecs": [packaged]}},
+            backend=DockerBackend(index_urls=("connection:company",), ca_bundle="{{ dag_run.conf['authority'] }}"),
+            secret_env={"TOKEN": "variable:training_token"},
+            deferrable=deferrable,
+        )
 
 with DAG("plain", schedule=None):
     EmptyOperator(task_id="train")

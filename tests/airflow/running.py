@@ -149,6 +149,21 @@ class RunningAirflow:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(15)
 
+    def keeps(self) -> str:
+        """All that its database holds, and all files below its home: its logs, its components' output."""
+        import psycopg
+
+        url = self.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg", "", 1)
+        with psycopg.connect(url) as session:
+            tables = session.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+            rows = [
+                f"{table}: {row}"
+                for (table,) in tables
+                for (row,) in session.execute(f'select t::text from "{table}" t').fetchall()
+            ]
+        files = [path for path in self.home.rglob("*") if path.is_file() and not path.is_symlink()]
+        return "\n".join([*rows, *(f"{path}: {path.read_text(errors='replace')}" for path in files)])
+
     # -- its API --------------------------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
@@ -175,10 +190,11 @@ class RunningAirflow:
             return False
         return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer"))
 
-    def run(self, dag_id: str, run_id: str | None = None) -> DagRun:
+    def run(self, dag_id: str, run_id: str | None = None, **conf: str) -> DagRun:
         """Trigger a DAG."""
         wait_for(f"DAG {dag_id}", lambda: self.call("GET", f"/dags/{dag_id}"), every=0.5)
-        started = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "dag_run_id": run_id})
+        body = {"logical_date": None, "dag_run_id": run_id, "conf": conf}
+        started = self.call("POST", f"/dags/{dag_id}/dagRuns", body)
         run = DagRun(self, dag_id, started["dag_run_id"])
         self.runs.append(run)
         return run

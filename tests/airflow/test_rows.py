@@ -12,6 +12,7 @@ import pytest
 from airflow_customjob.backends.base import Phase, ReplicaRef, ReplicaStatus
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
 from airflow_customjob.client import AsyncCustomJobClient, Job, new_owner
+from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.ownership import UNKNOWN
 from airflow_customjob.task import rows
@@ -52,6 +53,9 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> Airflow:
     return airflow
 
 
+OPTIONS = JobOptions(secret_env=(("TOKEN", "env:HIDDEN"),))
+
+
 def job_of_two() -> dict[str, Any]:
     (pool,) = JOB["jobSpec"]["workerPoolSpecs"]
     return {**JOB, "jobSpec": {"workerPoolSpecs": [pool, pool]}}
@@ -59,16 +63,17 @@ def job_of_two() -> dict[str, Any]:
 
 async def running(fake: FakeBackend) -> tuple[AsyncCustomJobClient, Job]:
     client = AsyncCustomJobClient(fake)
-    _, job = await client.submit(job_of_two(), owner=new_owner())
+    _, job = await client.submit(job_of_two(), OPTIONS, owner=new_owner())
     return client, await client.supervise(
         job.job_id, until=lambda record: record.state is JobState.JOB_STATE_RUNNING, hold_removal=0.0
     )
 
 
 def test_a_row_tells_its_replicas_lines_of_every_generation_once(
-    fake: FakeBackend, world: FakeWorld, airflow: Airflow
+    fake: FakeBackend, world: FakeWorld, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.script("workerpool0-0", exits(1, says="first", after=0.3), exits(0, says="second", after=0.3))
+    monkeypatch.setenv("HIDDEN", "hunter2")
+    world.script("workerpool0-0", exits(1, says="first hunter2", after=0.3), exits(0, says="second", after=0.3))
     world.script("workerpool1-0", runs_for_ever(says="not mine"))
     airflow.states["train.run"] = ["queued", "up_for_retry", "running", "running"]
     lines, positions = [], {}
@@ -81,7 +86,7 @@ def test_a_row_tells_its_replicas_lines_of_every_generation_once(
         client, job = await running(fake)
         airflow.xcoms[rows.REF] = job.ref()
         await client.supervise(job.job_id, hold_removal=0.5)
-        _, again = await client.submit(job_of_two(), job_id=job.job_id, owner=new_owner())
+        _, again = await client.submit(job_of_two(), OPTIONS, job_id=job.job_id, owner=new_owner())
         assert again.record.generation == 2
         await client.supervise(job.job_id, hold_removal=0.5)
         airflow.states["train.run"] = ["success"]
@@ -89,7 +94,7 @@ def test_a_row_tells_its_replicas_lines_of_every_generation_once(
         assert end.state == "JOB_STATE_SUCCEEDED"
 
     asyncio.run(asyncio.wait_for(main(), 30))
-    assert lines == ["first", "second"]
+    assert lines == ["first ***", "second"]
     assert len(positions) == 2
 
 

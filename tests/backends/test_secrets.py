@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_customjob.backends.base import LaunchRefused
-from airflow_customjob.backends.secrets import mask, resolve
+from airflow_customjob.backends.secrets import SHORTEST, hiding, redactor, resolve
 from airflow_customjob.plan.types import JobOptions
 
 
@@ -33,8 +36,25 @@ def test_airflow_masks_what_can_be_read_of_a_jobs_secrets(tmp_path: Path) -> Non
     (tmp_path / "token").write_text("open sesame\n")
     (tmp_path / "key.json").write_text('{"type": "service_account", "private_key": "pr1vate"}')
     secret_env = (("A", "env:NOT_THERE"), ("B", f"file:{tmp_path / 'token'}"))
-    asyncio.run(mask(JobOptions(secret_env=secret_env, google_credentials=str(tmp_path / "key.json"))))
-    assert _secrets_masker().redact("it is open sesame, or pr1vate") == "it is ***, or ***"
+    redact = asyncio.run(redactor(JobOptions(secret_env=secret_env, google_credentials=str(tmp_path / "key.json"))))
+    for hide in (_secrets_masker().redact, redact):
+        assert hide("it is open sesame, or pr1vate") == "it is ***, or ***"
+
+
+@given(st.lists(st.text(min_size=SHORTEST), min_size=1), st.data())
+def test_no_value_is_left_in_a_line_however_it_is_spelled(values: list[str], data: st.DataObject) -> None:
+    value = data.draw(st.sampled_from(values))
+    hide = hiding(values)
+    for spelled in (value, json.dumps(value), repr(value)):
+        for line in spelled.splitlines():
+            if len(line) >= SHORTEST:
+                assert line not in hide(f"epoch 1: {line}, loss 0.5") or line in "epoch 1: ***, loss 0.5"
+
+
+def test_lines_are_as_they_are_where_nothing_is_hidden() -> None:
+    assert hiding([])("a line") == "a line"
+    assert hiding(["1", "yes", "true"])("1 yes true") == "1 yes true"
+    assert hiding(["first line\nsecond line"])("the second line of two") == "the *** of two"
 
 
 def test_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
