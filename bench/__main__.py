@@ -15,17 +15,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import airflow_launch, airflow_overhead, dag_parse, docker_launch, packaging, start_up
+from bench import airflow_launch, airflow_overhead, dag_parse, docker_launch, packaging, start_up, testing_kit
 from bench.job import ROOT, base_image, job
 
 TARGET = 1.15
-CHOICES = ("docker", "packaging", "torchx", "airflow", "overhead", "parse", "start-up")
+CHOICES = ("docker", "packaging", "torchx", "airflow", "overhead", "parse", "test-kit", "start-up")
 NO_LAUNCH = {
     *start_up.STARTS,
     "customjob validate",
     airflow_overhead.THEIRS,
     airflow_overhead.OURS,
     *dag_parse.FILES,
+    testing_kit.EMPTY,
+    testing_kit.OURS,
     packaging.ADDED,
     packaging.ADDED + packaging.ON_KUBERNETES,
 }
@@ -72,6 +74,10 @@ def main() -> None:
     if "parse" in chosen:
         measured = dag_parse.measure(job(options.replicas, image), 25)
         dag_parse.show(measured)
+        samples |= measured
+    if "test-kit" in chosen:
+        measured = testing_kit.measure(job(1, image), 15)
+        testing_kit.show(measured)
         samples |= measured
     if "start-up" in chosen:
         samples |= start_up.measure(job(options.replicas, image), 7)

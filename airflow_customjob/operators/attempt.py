@@ -27,9 +27,8 @@ from airflow_customjob.supervisor.supervise import Fenced
 from airflow_customjob.task import outlets, xcoms
 from airflow_customjob.task.comms import ask_airflow
 from airflow_customjob.task.drive import Driver, WrongEngine
-from airflow_customjob.task.identity import Held, is_dag_test, job_id_at, owner_of, state_at, will_retry
+from airflow_customjob.task.identity import Held, is_dag_test, job_id_at, owner_of, state_at, told, will_retry
 from airflow_customjob.task.thread import Stop, Stopping, SupervisorThread
-from airflow_customjob.triggers.custom_job import TIMED_OUT, CustomJobTrigger, told
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -105,6 +104,8 @@ class Attempt:
         """Claim the job, and drive it here; a deferrable task's in the triggerer."""
         outcome = self._run(self._claim_and_drive)
         if isinstance(outcome, Held):
+            from airflow_customjob.triggers.custom_job import CustomJobTrigger
+
             deadline = self._deadline()
             self._operator.defer(
                 trigger=CustomJobTrigger(outcome.to_json(), deadline),
@@ -118,6 +119,8 @@ class Attempt:
 
         :param what: the trigger's event says.
         """
+        from airflow_customjob.triggers.custom_job import TIMED_OUT
+
         job = self._run(self._go_on)
         if what == TIMED_OUT:
             raise AirflowTaskTimeout(f"execution_timeout of {self._operator.execution_timeout} is over. {job.error}")

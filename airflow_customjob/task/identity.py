@@ -141,3 +141,8 @@ def state_at(where: Mapping[str, str]) -> str | None:
     if not found:
         return GONE
     return None if found[0] is None else str(found[0])
+
+
+def told(state: str | None) -> str:
+    """What somebody did to a task that is in this state now."""
+    return "cleared" if state in (None, "scheduled", "queued", "running", "restarting") else f"marked as {state}"

@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_customjob.supervisor.ownership import ENDED_TASK, Canceller, Verdict
 from airflow_customjob.task.comms import ask_airflow
-from airflow_customjob.task.identity import Held, is_same_task, state_at
+from airflow_customjob.task.identity import Held, is_same_task, state_at, told
 
 if TYPE_CHECKING:
     from airflow_customjob.client import Job
@@ -90,8 +90,9 @@ class CustomJobTrigger(BaseTrigger):
         from airflow_customjob.supervisor.supervise import Fenced
 
         driver = await self._driver()
-        with suppress(Fenced, NoSuchJob):
-            verdict, state = await self._cancel(driver)
+        with suppress(Fenced, NoSuchJob, TimeoutError):
+            async with asyncio.timeout(GIVE_UP):
+                verdict, state = await self._cancel(driver)
             if verdict is Verdict.CANCEL:
                 ended = state in ENDED_TASK  # one that was cleared may show its next job by now
                 async with driver.at_work() if ended else nullcontext():
@@ -101,7 +102,6 @@ class CustomJobTrigger(BaseTrigger):
         """What became of it, and the task's state by which it did."""
         from airflow_customjob.backends.base import EngineError
 
-        until = time.monotonic() + GIVE_UP
         while True:
             state = await ask_airflow(state_at, driver.held.owner.where)
             try:
@@ -111,7 +111,7 @@ class CustomJobTrigger(BaseTrigger):
             except EngineError as error:
                 self.log.warning("the job cannot be cancelled now (%s); trying again", error)
                 verdict = Verdict.ASK_AGAIN
-            if verdict is not Verdict.ASK_AGAIN or time.monotonic() > until:
+            if verdict is not Verdict.ASK_AGAIN:
                 return verdict, state
             await asyncio.sleep(ASK_AGAIN)
 
@@ -189,8 +189,3 @@ class Once:
             if cancelled.args:
                 self.begin()
             raise
-
-
-def told(state: str | None) -> str:
-    """What somebody did to a task that is in this state now."""
-    return "cleared" if state in (None, "scheduled", "queued", "running", "restarting") else f"marked as {state}"
