@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_customjob.backends.base import EngineError, LaunchRefused, Retention, Say
 from airflow_customjob.backends.indexes import read_authorities, resolve_indexes
-from airflow_customjob.backends.kubernetes import names
+from airflow_customjob.backends.kubernetes import judge, names
 from airflow_customjob.backends.kubernetes.api import MERGE, STRATEGIC, Api, ApiError, Conflict, Missing
 from airflow_customjob.backends.kubernetes.builders import MAX_BUILD, Build, builder, builder_secrets, cuts
-from airflow_customjob.backends.kubernetes.judge import HOPELESS, NODE_PATIENCE
+from airflow_customjob.backends.kubernetes.one_off import OneOffs, age, ended_how, has_ended, waits
 from airflow_customjob.backends.kubernetes.refusals import refusal
 from airflow_customjob.backends.kubernetes.tags import pinned
 from airflow_customjob.packaging import Fetched
@@ -36,15 +36,13 @@ NOT_BROUGHT, SLOWEST = 15.0, 1_000_000.0
 cluster at so many bytes a second."""
 AGAIN = 0.5
 """Seconds between two looks at a builder that has nothing to tell yet."""
-SILENCE = 60.0
-"""Seconds without a line after which its log is opened again."""
-LAST_LINES = 20
-"""Lines of pip's output that the error of a failed installation tells."""
 USED_EVERY = 24 * 3600.0
 """Seconds after which it is written down again that an image is in use."""
 IMAGE, VERSIONS = "image", "versions"
 USED_AT = f"{names.PREFIX}/used-at"
 _WAITS = f"{names.PREFIX}/waits-"
+_WORK = (names.INSTALLER, names.APPENDER)
+"""Its containers that do it, in turn."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class Builds:
 
     def __init__(self, api: Api, backend: KubernetesBackend, template: dict[str, Any]) -> None:
         self._api = api
+        self._pods = OneOffs(api)
         self._backend = backend
         self._template = template
 
@@ -96,24 +95,19 @@ class Builds:
             known = await self._known(build)
             if known is not None:
                 return known
-            pod = await self._pod(build)
+            pod = await self._pods.find(build.name)
             if pod is None:
                 await self._make(build)
             elif pod["metadata"].get("deletionTimestamp"):
                 await asyncio.sleep(AGAIN)
-            elif _has_ended(pod):
+            elif has_ended(pod):
                 await self._finish(build, pod)
             elif _is_abandoned(pod, sum(item.size for item in build.packages)):
-                await self._remove(build.name)
+                await self._pods.remove(build.name)
             elif _waits_for_packages(pod):
                 await asyncio.sleep(AGAIN)
             else:
                 await self._follow(build, pod, say)
-
-    async def _pod(self, build: Build) -> dict[str, Any] | None:
-        with suppress(Missing):
-            return await self._api.get("pods", build.name)
-        return None
 
     async def _make(self, build: Build) -> None:
         """A builder, unless there is one by now; no node gets it before its Secrets are there, which go with it."""
@@ -137,10 +131,10 @@ class Builds:
             with suppress(Missing):
                 await self._api.patch("pods", build.name, gates, STRATEGIC)
         except Conflict:  # of a builder that has just gone: they go with it
-            await self._remove(build.name)
+            await self._pods.remove(build.name)
             await asyncio.sleep(AGAIN)
         except ApiError as error:
-            await self._remove(build.name)
+            await self._pods.remove(build.name)
             raise refusal(error, f"a Secret of {build.names}", "") from error
 
     @asynccontextmanager
@@ -153,7 +147,7 @@ class Builds:
             with suppress(Missing):
                 left = await self._api.patch("pods", build.name, {"metadata": {"annotations": {mark: None}}}, MERGE)
                 if not any(name.startswith(_WAITS) for name in left["metadata"].get("annotations") or ()):
-                    await self._remove(build.name)
+                    await self._pods.remove(build.name)
             raise
         finally:
             marking.cancel()
@@ -170,84 +164,51 @@ class Builds:
 
         :raises LaunchRefused: it waits for what will not come.
         """
-        for container in (names.INSTALLER, names.APPENDER):
-            while True:
-                status = _containers(pod).get(container, {})
-                if "running" in status or "terminated" in status:
-                    break
-                if _has_ended(pod):
+        for container in _WORK:
+            while not judge.container_state(pod, container).keys() & {"running", "terminated"}:
+                if has_ended(pod):
                     return
-                await self._check(build, pod)
+                try:
+                    waits(pod, f"{build.names} cannot be installed into {build.base}")
+                except LaunchRefused:
+                    await self._pods.remove(build.name)
+                    raise
                 await asyncio.sleep(AGAIN)
-                if (found := await self._pod(build)) is None:
+                if (found := await self._pods.find(build.name)) is None:
                     return
                 pod = found
-            await self._tell(build, container, say)
-        while (found := await self._pod(build)) and not _has_ended(found):
+            await self._pods.tell(build.name, container, say)
+        while (found := await self._pods.find(build.name)) and not has_ended(found):
             await asyncio.sleep(AGAIN)
-
-    async def _check(self, build: Build, pod: Mapping[str, Any]) -> None:
-        waiting = (state.get("waiting") or {} for state in _containers(pod).values())
-        reason, words = next(
-            ((each["reason"], each.get("message", "")) for each in waiting if each.get("reason") in HOPELESS), ("", "")
-        )
-        hopeless = any(word in words.lower() for word in HOPELESS.get(reason, ()))
-        if hopeless or (reason and _age(pod) > NODE_PATIENCE):
-            await self._remove(build.name)
-            raise LaunchRefused(f"{build.names} cannot be installed into {build.base}: {reason}: {words}")
-
-    async def _tell(self, build: Build, container: str, say: Say) -> None:
-        path, rest = self._api.path("pods", build.name, "log"), b""
-        with suppress(EngineError):
-            async with self._api.stream(path, {"container": container, "follow": "true"}, SILENCE) as pieces:
-                async for piece in pieces:
-                    *lines, rest = (rest + piece).split(b"\n")
-                    for line in lines:
-                        say(line.decode(errors="replace"))
 
     async def _finish(self, build: Build, pod: Mapping[str, Any]) -> None:
         """Remember the image, or tell why there is none; both may be done twice.
 
         :raises LaunchRefused: with the last lines of what failed.
         """
-        said = _containers(pod).get(names.APPENDER, {}).get("terminated") or {}
         if pod["status"]["phase"] == "Succeeded":
-            done = json.loads(said["message"])
+            done = json.loads(judge.container_state(pod, names.APPENDER)["terminated"]["message"])
             data = {IMAGE: f"{build.repository}@{done['digest']}", VERSIONS: done["noted"], "executor": build.base}
             metadata = {"name": build.name, "labels": build.labels, "annotations": {USED_AT: _now()}}
             with suppress(Conflict):
                 await self._api.create(
                     "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
                 )
-            await self._remove(build.name)
+            await self._pods.remove(build.name)
             return
-        ends = {
-            name: _containers(pod).get(name, {}).get("terminated") or {} for name in (names.INSTALLER, names.APPENDER)
-        }
+        ends = {name: judge.container_state(pod, name).get("terminated") or {} for name in _WORK}
         failed = next((name for name, ended in ends.items() if ended.get("exitCode")), "")
-        lines = await self._last_lines(build, failed) if failed else []
+        lines = await self._pods.last_lines(build.name, failed) if failed else []
         if build.has_gate:
-            lines += [f"index: {line}" for line in await self._last_lines(build, names.INDEXES)]
-        ended = ends.get(failed, {})
-        why = pod["status"].get("message") or f"exit code {ended.get('exitCode')}, {ended.get('reason')}"
-        await self._remove(build.name)
+            lines += [f"index: {line}" for line in await self._pods.last_lines(build.name, names.INDEXES)]
+        why = ended_how(pod, failed)
+        await self._pods.remove(build.name)
         what = (
             "could not be kept in the registry"
             if failed == names.APPENDER
             else f"could not be installed into {build.base}"
         )
         raise LaunchRefused("\n".join([f"{build.names} {what} ({why}):", *lines]))
-
-    async def _last_lines(self, build: Build, container: str) -> list[str]:
-        path, data = self._api.path("pods", build.name, "log"), b""
-        with suppress(EngineError):
-            async with self._api.stream(path, {"container": container, "tailLines": LAST_LINES}, SILENCE) as pieces:
-                async for piece in pieces:
-                    data += piece
-        return data.decode(errors="replace").splitlines()
-
-    async def _remove(self, name: str) -> None:
-        await self._api.delete("pods", name, gracePeriodSeconds=0)
 
 
 async def prune(api: Api, retention: Retention, in_use: Collection[str], now: float, *, dry_run: bool) -> list[str]:
@@ -256,7 +217,7 @@ async def prune(api: Api, retention: Retention, in_use: Collection[str], now: fl
     ours = f"{names.MANAGED_SELECTOR},{names.KIND}={names.BUILD}"
     removed = []
     for pod in (await api.list("pods", ours))["items"]:
-        if _has_ended(pod) or _is_abandoned(pod, MAX_BUILD):
+        if has_ended(pod) or _is_abandoned(pod, MAX_BUILD):
             removed.append(f"builder {pod['metadata']['name']}")
             if not dry_run:
                 await api.delete("pods", pod["metadata"]["name"], gracePeriodSeconds=0)
@@ -272,28 +233,13 @@ async def prune(api: Api, retention: Retention, in_use: Collection[str], now: fl
     return removed
 
 
-def _has_ended(pod: Mapping[str, Any]) -> bool:
-    return pod["status"].get("phase") in ("Succeeded", "Failed")
-
-
 def _waits_for_packages(pod: Mapping[str, Any]) -> bool:
     return bool(pod["spec"].get("schedulingGates"))
 
 
 def _is_abandoned(pod: Mapping[str, Any], size: int) -> bool:
     """:param size: bytes of its packages."""
-    return _waits_for_packages(pod) and _age(pod) > NOT_BROUGHT + size / SLOWEST
-
-
-def _age(pod: Mapping[str, Any]) -> float:
-    return time.time() - _seconds(pod["metadata"]["creationTimestamp"])
-
-
-def _containers(pod: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """State by container, in the order in which they run."""
-    status = pod["status"]
-    every = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
-    return {container["name"]: container.get("state", {}) for container in every}
+    return _waits_for_packages(pod) and age(pod) > NOT_BROUGHT + size / SLOWEST
 
 
 def _now() -> str:

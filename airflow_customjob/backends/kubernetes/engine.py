@@ -179,7 +179,7 @@ class KubernetesEngine:
         if settled is not None:
             told = packages.config_map_of(plan, pool, settled)
             if await self._create_once("configmaps", told, owner, f"the ConfigMap of {pool.name}'s versions"):
-                await self._pins.remove(told["metadata"]["name"])
+                await self._pins.pods.remove(told["metadata"]["name"])
 
     async def _create_once(self, kind: str, body: dict[str, Any], owner: str | None, what: str) -> bool:
         """Whether it was not there yet."""
@@ -274,7 +274,7 @@ class KubernetesEngine:
         if not (await self._api.list("services", ours))["items"]:
             return
         for pod in (await self._api.list("pods", f"{ours},{names.KIND}={names.PINS}", read_pods))["items"]:
-            await self._pins.remove(pod["metadata"]["name"])
+            await self._pins.pods.remove(pod["metadata"]["name"])
         await self._api.delete_all("secrets", ours)
         await self._api.delete_all("configmaps", others)
         await self._api.delete("services", names.object_name(job_id))
