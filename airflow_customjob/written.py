@@ -50,7 +50,8 @@ def model_of(record: JobRecord, backend: Mapping[str, Any]) -> Written | None:
     here = directory_here(directory, backend)
     try:
         if here is not None:
-            return _told(directory, _in_folder(here)) if here.is_dir() else None
+            its_own = here.is_dir() and not here.is_symlink()  # a replica can lead a link anywhere
+            return _told(directory, _in_folder(here)) if its_own else None
         if directory.startswith("gs://"):
             return _told(directory, _in_bucket(directory, options.gcp_conn_id))
     except Exception as error:  # noqa: BLE001 - the job has ended as it has, whatever is wrong with its storage
@@ -76,7 +77,8 @@ def _in_folder(root: Path) -> Iterator[tuple[str, int]]:
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            yield path.relative_to(root).as_posix(), path.lstat().st_size
+            text = os.fsencode(path.relative_to(root).as_posix()).decode(errors="replace")  # as XCom has to store it
+            yield text, path.lstat().st_size
 
 
 def _in_bucket(directory: str, conn_id: str | None) -> Iterator[tuple[str, int]]:

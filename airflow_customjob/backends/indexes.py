@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from airflow_customjob.backends.base import LaunchRefused
 from airflow_customjob.backends.secrets import KINDS, look_up
@@ -33,16 +33,15 @@ def check_indexes(texts: Iterable[str]) -> None:
     for number, text in enumerate(texts):
         if is_reference(text):
             continue
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"index_urls[{number}] is {_without_login(text)!r}: expected https://..., or where a URL with a password is "
-                f"found: {', '.join(f'{kind}:...' for kind in KINDS)}"
-            )
-        if "@" in parts.netloc:
+        if "@" in text:
             raise ValueError(
                 f"index_urls[{number}] holds a password, which would stand in every serialized DAG: put the URL into an "
                 "Airflow Connection or another secret, and write connection:ID, variable:KEY, file:/path or env:NAME"
+            )
+        if _parts(text) is None:
+            raise ValueError(
+                f"index_urls[{number}] is {text!r}: expected https://..., or where a URL with a password is "
+                f"found: {', '.join(f'{kind}:...' for kind in KINDS)}"
             )
 
 
@@ -86,23 +85,26 @@ def _index(where: str, text: str) -> Index:
         login = f"{look_up(where, f'{text}/login')}:{look_up(where, text)}"
         return Index(_url(where, text, url), login)
     url = look_up(where, text)
-    return Index(_url(where, text, url), _login(url))
+    return Index(_url(where, text, url), unquote(urlsplit(url).netloc.rpartition("@")[0]))
 
 
 def _url(where: str, reference: str, url: str) -> str:
-    if urlsplit(url).scheme not in ("http", "https"):
+    """Without its login."""
+    parts = _parts(url)
+    if parts is None:
         raise LaunchRefused(
             f"{where} refers to {reference}, which holds no URL: expected https://... "
-            "(of a connection, the whole URL as its host)"
+            "(of a connection, the whole URL as its host; in a login, %23 for #, %2F for / and %3F for ?)"
         )
-    return _without_login(url)
-
-
-def _login(url: str) -> str:
-    user, _, host = urlsplit(url).netloc.rpartition("@")
-    return unquote(user) if host and user else ""
-
-
-def _without_login(url: str) -> str:
-    parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _parts(url: str) -> SplitResult | None:
+    """None: it is no URL of a web server, or its login was cut at a letter that means something else in a URL."""
+    try:
+        parts = urlsplit(url)
+        rest = f"{parts.path}{parts.query}{parts.fragment}"
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in rest
+    except ValueError:
+        return None
+    return parts if whole else None

@@ -39,10 +39,9 @@ def why_no_package(path: Path, filename: str) -> str:
     """
     try:
         if filename.endswith((".whl", ".zip")):
-            names = _zip_names(path)
-            return _wheel(names) if filename.endswith(".whl") else _source(names)
+            return _wheel(path) if filename.endswith(".whl") else _source(_zip_names(path))
         return _source(_tar_names(path))
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         kind = "zip file" if filename.endswith((".whl", ".zip")) else "gzipped tar file"
         return f"it is no whole {kind} ({str(error) or 'it ends too early'})"
 
@@ -54,21 +53,22 @@ def requires_nothing(path: Path, filename: str) -> bool:
     """
     if not filename.endswith(".whl"):
         return False  # what a source distribution requires may only be known once its code has run
+    requires = re.compile(rb"^Requires-(Dist|External)\s*:", re.MULTILINE | re.IGNORECASE)
+    return not any(len(text) > MAX_METADATA or requires.search(text) for text in _metadata(path))
+
+
+def _wheel(path: Path) -> str:
+    if any(True for _ in _metadata(path)):
+        return ""
+    return "it is a zip file, but no wheel: there is no NAME.dist-info/METADATA in it"
+
+
+def _metadata(path: Path) -> Iterator[bytes]:
+    """What a wheel says of itself; of one that says more than :data:`MAX_METADATA` the beginning."""
     with path.open("rb") as file, zipfile.ZipFile(_Bounded(file)) as archive:
         for name in filter(_METADATA.fullmatch, archive.namelist()):
             with archive.open(name) as told:
-                text = told.read(MAX_METADATA + 1)
-            if len(text) > MAX_METADATA or re.search(
-                rb"^Requires-(Dist|External)\s*:", text, re.MULTILINE | re.IGNORECASE
-            ):
-                return False
-    return True
-
-
-def _wheel(names: Iterator[str]) -> str:
-    if any(_METADATA.fullmatch(name) for name in names):
-        return ""
-    return "it is a zip file, but no wheel: there is no NAME.dist-info/METADATA in it"
+                yield told.read(MAX_METADATA + 1)
 
 
 def _source(names: Iterator[str]) -> str:

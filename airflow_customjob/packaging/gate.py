@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import html
+import http.client
 import json
 import os
 import re
@@ -160,6 +161,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        self._answered = False
         url = self.server.indexes.url_of(self.path)
         if url is None:
             self._refuse(404, "no index has named this")
@@ -171,8 +173,10 @@ class Handler(BaseHTTPRequestHandler):
                 self._page(answer) if is_page else self._file(answer)
         except urllib.error.HTTPError as error:
             self._fail(url, error.code, f"HTTP {error.code}")
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._fail(url, 502, str(getattr(error, "reason", error)))
+        except (ValueError, http.client.HTTPException) as error:  # their words may quote what they stumbled over
+            self._fail(url, 502, type(error).__name__)
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -197,9 +201,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, code: int, why: str) -> None:
         self.close_connection = True
+        if self._answered:  # what breaks off later can only be cut
+            return
         self._answer(code, {"Content-Length": "0"}, why.encode("ascii", "replace").decode()[:200])
 
     def _answer(self, code: int, headers: dict[str, str], words: str | None = None) -> None:
+        self._answered = True
         self.send_response(code, words)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -8,6 +8,7 @@ The same code gives the same file under the same name, whoever packs it, whereve
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import hashlib
 import io
@@ -18,6 +19,7 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +33,12 @@ MAX_CODE = 64 * 2**20
 REQUIREMENTS = "requirements.txt"
 
 _PROJECT = ("pyproject.toml", "setup.py")
-_LEFT_OUT = re.compile(r"\..*|__pycache__|.*\.py[co]|.*\.egg-info|node_modules")
+_LEFT_OUT = re.compile(r"\..*|__pycache__|.*\.py[co]|.*\.(egg|dist)-info|node_modules")
 _BUILT = ("build", "dist")
+_LOGIN = re.compile(r"://[^/\s]*@")
+"""In a requirement's URL; behind its host an @ names a revision."""
+_CODE = "local_code_"
+"""Begins the project's name of a wheel of code: a folder may be called as what it depends on."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip file can tell."""
 
@@ -93,12 +99,12 @@ def packed(path: Path, modules: Iterable[str] = ()) -> Path:
             filename, make = f"{_project(files, path.name)}.tar.gz", _sdist
         else:
             _check_modules(files, modules)
-            filename, make = f"{_distribution(path.stem)}-0.0.0+{key[:12]}-py3-none-any.whl", _wheel
-        target = packages_folder() / f"local-{key}" / filename
-        if target.is_file():
+            filename, make = f"{_CODE}{_distribution(path.stem)}-0.0.0+{key[:12]}-py3-none-any.whl", _wheel
+        target, data = packages_folder() / f"local-{key}" / filename, make(files, filename)
+        if target.is_file() and target.read_bytes() == data:
             touch(target)
             return target
-        return _written(target, make(files, filename))
+        return _written(target, data)
     except OSError as error:
         raise PackageError(f"it cannot be packed: {error.filename or path}: {os_words(error)}") from None
 
@@ -144,11 +150,20 @@ def _files(root: Path) -> Iterator[tuple[str, tuple[bytes, bool]]]:
             path = Path(folder, name)
             if _LEFT_OUT.fullmatch(name) or not path.is_file():
                 continue
+            if not _is_text(name) or not _is_text(folder.removeprefix(str(root))):
+                raise PackageError(
+                    f"{os.fsencode(path)!r}: its name is not in UTF-8, as names in packages are: rename it"
+                )
             seen = path.stat()
             left -= seen.st_size
             if left < 0:
                 raise PackageError(f"it holds more than {MAX_CODE:,} bytes: give data to the job by its own storage")
             yield path.relative_to(root).as_posix(), (path.read_bytes(), bool(seen.st_mode & 0o100))
+
+
+def _is_text(name: str) -> bool:
+    """Bytes that were no text stand as lone surrogates in it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _hash(files: Files) -> str:
@@ -169,14 +184,21 @@ def _check_modules(files: Files, modules: Iterable[str]) -> None:
 
 
 def _project(files: Files, folder: str) -> str:
-    """Name and version as far as they stand in ``pyproject.toml``; what is built says itself what it is."""
-    project = {}
+    """Name and version where both stand in ``pyproject.toml``: installers refuse a file that claims others than what is built of it
+    has. Else a name alone, which claims nothing."""
+    from packaging.version import InvalidVersion, Version
+
+    project = None
     if "pyproject.toml" in files:
         try:
-            project = tomllib.loads(files["pyproject.toml"][0].decode()).get("project", {})
+            project = tomllib.loads(files["pyproject.toml"][0].decode()).get("project")
         except ValueError as error:
             raise PackageError(f"its pyproject.toml cannot be read: {error}") from None
-    return f"{_distribution(project.get('name') or folder)}-{project.get('version') or '0.0.0'}"
+    name, version = (project.get(key) for key in ("name", "version")) if isinstance(project, dict) else (None, None)
+    if isinstance(name, str) and isinstance(version, str):
+        with suppress(InvalidVersion):
+            return f"{_distribution(name)}-{Version(version)}"
+    return _distribution(folder)
 
 
 def _distribution(name: str) -> str:
@@ -212,8 +234,10 @@ def _wheel(files: Files, filename: str) -> bytes:
             False,
         ),
     }
-    rows = [f"{path},sha256={_digest(data)},{len(data)}" for path, (data, _) in contents.items()]
-    contents[f"{about}/RECORD"] = ("\n".join((*rows, f"{about}/RECORD,,", "")).encode(), False)
+    record = io.StringIO()
+    rows = [(path, f"sha256={_digest(data)}", len(data)) for path, (data, _) in contents.items()]
+    csv.writer(record, lineterminator="\n").writerows([*rows, (f"{about}/RECORD", "", "")])
+    contents[f"{about}/RECORD"] = (record.getvalue().encode(), False)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, (data, runs) in contents.items():
@@ -239,10 +263,17 @@ def _requirements(text: bytes) -> Iterator[str]:
         wanted = re.sub(r"(^|\s)#.*$", "", line).strip()
         if not wanted:
             continue
+        shown = re.sub(r"(?<=://)\S*@", "", wanted)
         try:
-            yield str(Requirement(wanted))
+            requirement = Requirement(wanted)
         except InvalidRequirement:
             raise PackageError(
-                f"{REQUIREMENTS}, line {number}: {wanted!r} cannot be what a package requires: write NAME==VERSION or "
+                f"{REQUIREMENTS}, line {number}: {shown!r} cannot be what a package requires: write NAME==VERSION or "
                 "NAME @ URL; indexes and hashes belong to the backend, other files' lines into this one"
             ) from None
+        if _LOGIN.search(requirement.url or ""):
+            raise PackageError(
+                f"{REQUIREMENTS}, line {number}: {shown!r} had a login, which would stand in the package: give the backend an "
+                "index_urls with a reference to it"
+            )
+        yield str(requirement)

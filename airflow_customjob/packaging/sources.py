@@ -53,9 +53,12 @@ def locate(uri: str, gcp_conn_id: str | None = None) -> Located:
         return _cloud_storage(uri, gcp_conn_id)
     try:
         parts = urlsplit(uri)
+        _ = parts.port  # raises where a login was cut at a letter that means something else in a URL
         shown = shown_of(parts)
     except ValueError:
-        raise PackageError(f"a package URI cannot be read: write {KINDS}") from None
+        raise PackageError(
+            f"a package URI cannot be read: write {KINDS}; in a login, %23 for #, %2F for / and %3F for ?"
+        ) from None
     filename = os.path.basename(unquote(parts.path) if parts.scheme else uri)
     return Located(shown, filename, _source(parts, uri, shown))
 
@@ -70,6 +73,8 @@ def shown_of(parts: SplitResult) -> str:
     if not parts.scheme:
         return parts.geturl()
     host = parts.netloc.rpartition("@")[2]
+    if host == parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}":  # perhaps a login that was cut
+        return f"{parts.scheme}://.../{os.path.basename(parts.path).rpartition('@')[2]}"
     return f"{parts.scheme}://{host}{parts.path.rpartition('@')[2]}"
 
 

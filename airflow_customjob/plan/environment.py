@@ -163,8 +163,8 @@ def service_variables(job_id: JobId, options: JobOptions, work: Work, *, contain
 
 
 def output_directory(output_uri_prefix: str) -> str:
-    """As replicas are told it: with a slash at its end, and of ``file://`` the path."""
-    if output_uri_prefix.startswith("file://"):
+    """As replicas are told it: with a slash at its end, and of ``file:`` the path."""
+    if output_uri_prefix.startswith("file:"):
         output_uri_prefix = unquote(urlsplit(output_uri_prefix).path)
     return output_uri_prefix if output_uri_prefix.endswith("/") or not output_uri_prefix else f"{output_uri_prefix}/"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -369,13 +370,17 @@ def _type_problems(options: JobOptions) -> list[Problem]:
     return []
 
 
+_KEY = re.compile(r"/[^\0\n{]*|[\w.#!()\\:-]{1,250}")
+"""An absolute path, or what Airflow takes for the id of a connection."""
+
+
 def _option_problems(options: JobOptions) -> Iterator[Problem]:
     if options.timeout_state not in TIMEOUT_STATES:
         message = f"there is no such end: choose one of {', '.join(TIMEOUT_STATES)}"
         yield Problem("timeout_state", message, options.timeout_state, "timeout-state")
-    if "/" in (options.google_credentials or "/") and not (options.google_credentials or "/").startswith("/"):
+    if not _KEY.fullmatch(options.google_credentials or "/"):  # never shown: it may be the key itself
         message = "is neither an absolute path of a key file nor the id of a connection"
-        yield Problem("google_credentials", message, options.google_credentials, "google-credentials")
+        yield Problem("google_credentials", message, None, "google-credentials")
     for name in ("stop_grace", "record_ttl"):
         seconds = getattr(options, name)
         if not (math.isfinite(seconds) and seconds >= 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,6 +13,7 @@ from airflow_customjob.spec import rules
 from airflow_customjob.spec.machines import machine
 from airflow_customjob.spec.message import CustomJob, CustomJobSpec, Scheduling, WorkerPoolSpec
 from airflow_customjob.spec.rules import Finding, Rule
+from airflow_customjob.spec.scalars import TEMPLATE
 from airflow_customjob.spec.schema import Behavior, descriptor_of, fields_with
 
 MAX_NAME = 128
@@ -92,9 +94,19 @@ def _tpu(spec: CustomJobSpec) -> Iterator[Finding]:
             yield f"worker_pool_specs[{index}]", "a job on TPUs has a single worker pool, of one replica", None
 
 
+def _output_place(spec: CustomJobSpec) -> Iterator[Finding]:
+    uri = spec.base_output_directory.output_uri_prefix
+    if uri and not TEMPLATE.search(uri) and not _PLACE.fullmatch(uri):
+        message = "is no folder for every replica: write gs://bucket/folder, an absolute path, or file:///absolute/path"
+        yield "base_output_directory.output_uri_prefix", message, uri
+
+
+_PLACE = re.compile(r"gs://[^/].*|file:/[^/].*|(file://(localhost)?)?/+[^/].*", re.DOTALL)
+
+
 def _gcs_output(spec: CustomJobSpec) -> Iterator[Finding]:
     uri = spec.base_output_directory.output_uri_prefix
-    if uri and not uri.startswith("gs://"):
+    if _PLACE.fullmatch(uri) and not uri.startswith("gs://"):
         yield "base_output_directory.output_uri_prefix", "Vertex AI takes gs:// only: this job cannot move there", uri
 
 
@@ -145,6 +157,7 @@ SPEC: tuple[Rule[CustomJobSpec], ...] = (
     Rule("first-pool", rules.SERVER, _first_pool),
     Rule("pool-count", rules.TRAINING, _pool_count, "warning"),
     Rule("tpu-single-replica", rules.COMPUTE, _tpu, "warning"),
+    Rule("output-place", rules.PROTO, _output_place),
     Rule("output-uri", rules.PROTO, _gcs_output, "warning"),
 )
 

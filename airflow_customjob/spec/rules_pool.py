@@ -190,11 +190,17 @@ def _package_count(task: PythonPackageSpec) -> Iterator[Finding]:
         yield "package_uris", f"more than {MAX_PACKAGES} packages", len(task.package_uris)
 
 
+_LOGIN = re.compile(r"^\w+://[^/?#]*@")
+
+
 def _package_kind(task: PythonPackageSpec) -> Iterator[Finding]:
     for index, uri in enumerate(task.package_uris):
-        path = uri if uri.startswith("gs://") else re.split("[?#]", uri)[0]
+        is_url = not uri.startswith("gs://")
+        rest = _LOGIN.sub("", uri)
+        path = re.split("[?#]", rest)[0] if is_url else uri
         if uri and not TEMPLATE.search(uri) and not path.endswith((".tar.gz", ".whl")):
-            what = path.rpartition("/")[2]  # what stands before and behind may hold a login, or a signature
+            # what stands before and behind may hold a login, or a signature; an @ that is left, a part of a login
+            what = None if is_url and "@" in rest else path.rpartition("/")[2]
             yield f"package_uris[{index}]", "Vertex AI takes source distributions (.tar.gz) and wheels (.whl)", what
 
 

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +59,8 @@ def output_of(job: Job) -> dict[str, Any]:
         if job.state.succeeded:
             told |= _listed(model_of(job.record, job.backend))
             here = directory_here(model_dir, job.backend)
-            told |= _metrics(here / METRICS, job.record.create_time) if here is not None else {}
+            if here is not None and not here.is_symlink():
+                told |= _metrics(here / METRICS, job.record.create_time)
     return told
 
 
@@ -77,15 +80,19 @@ def _listed(model: Written | None) -> dict[str, Any]:
 
 
 def _metrics(file: Path, since: float) -> dict[str, Any]:
-    """A file that is older than the job is another job's."""
+    """A file that is older than the job is another job's. Whatever else lies there, a replica has made: a link leads to what is
+    not its own, and a pipe would be waited for."""
     try:
-        seen = file.stat()
-        if seen.st_mtime < since:
-            return {}
-        metrics = json.loads(file.read_bytes()) if seen.st_size <= MAX_METRICS else None
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            seen = os.fstat(opened.fileno())
+            if not stat.S_ISREG(seen.st_mode):
+                raise ValueError("it is no file")
+            if seen.st_mtime < since:
+                return {}
+            metrics = json.loads(opened.read(MAX_METRICS)) if seen.st_size <= MAX_METRICS else None
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s is passed over: %s", file, error)
         return {}
     if not isinstance(metrics, dict):

@@ -118,6 +118,42 @@ def test_what_is_no_small_object_is_left_out(run_dag: RunDag, tmp_path: Path, me
     assert "metrics.json is passed over" in ran.log
 
 
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("os.mkfifo(model / 'metrics.json')", ["metrics.json"]),
+        ("(model / 'metrics.json').write_text('[' * 16000)", ["metrics.json"]),
+        (
+            "(base / 'not-its-own').write_text('{}'); (model / 'metrics.json').symlink_to(base / 'not-its-own')",
+            ["metrics.json"],
+        ),
+        (
+            "model.rename(base / 'other'); (base / 'other' / 'metrics.json').write_text('{}'); model.symlink_to(base / 'other')",
+            None,
+        ),
+        ("open(os.fsencode(model) + b'/b\\xff', 'w')", ["b\ufffd"]),
+    ],
+    ids=["pipe", "deep", "link", "link-to-folder", "no-text"],
+)
+def test_whatever_a_replica_leaves_there_its_task_succeeds(
+    run_dag: RunDag, tmp_path: Path, code: str, names: list[str] | None
+) -> None:
+    """Its task waited for a pipe, failed on brackets, and told what a link of the replica leads to."""
+    here = "import os, pathlib; model = pathlib.Path(os.environ['AIP_MODEL_DIR']); model.mkdir(); base = model.parent"
+    with DAG(f"outlets-odd-{tmp_path.name}", schedule=None) as dag:
+        CustomJobOperator(
+            task_id="train",
+            custom_job=job(tmp_path, "", code=f'python3 -c "{here}; {code}"'),
+            backend=ProcessBackend(str(tmp_path / "state")),
+            outlets=[MODEL],
+        )
+    ran = run_dag(dag)
+    assert ran.states() == {"train": "success"}, ran.log
+    ((_, extra),) = events(ran)
+    assert "metrics" not in extra
+    assert extra.get("model_files") == names
+
+
 def test_the_metrics_of_an_earlier_job_are_not_this_ones(run_dag: RunDag, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     old = tmp_path / "model" / "metrics.json"

@@ -49,7 +49,13 @@ def test_a_reference_that_leads_nowhere_is_refused_without_its_value(
         ("https://me:s3cret@index.example/simple", "holds a password"),
         ("index.example/simple", "expected https://"),
         ("connection:", "expected https://"),
-        ("ftp://me:s3cret@index.example", "expected https://"),
+        ("ftp://me:s3cret@index.example", "holds a password"),
+        ("https://me:s3/cret@index.example/simple", "holds a password"),
+        ("https://me:s3cret#@index.example/simple", "holds a password"),
+        ("me:s3cret@index.example/simple", "holds a password"),
+        ("https:/me:s3cret@index.example/simple", "holds a password"),
+        ("https://[index.example/simple", "expected https://"),
+        ("ftp://index.example", "expected https://"),
     ],
 )
 def test_a_backend_takes_no_password_since_dags_are_stored(text: str, why: str) -> None:

@@ -167,6 +167,11 @@ def test_gc_removes_environments_that_no_job_has_used_for_long(
     assert old.exists()
     client.gc(say=said.append)
     assert sorted(path.name for path in used.parent.iterdir()) == [used.name, f"{used.name}.lock"]
+    # what somebody who was killed has left: an environment that was never finished, and a lock of none
+    (used.with_name("half") / "bin").mkdir(parents=True)
+    used.with_name("alone.lock").touch()
+    client.gc(say=said.append)
+    assert sorted(path.name for path in used.parent.iterdir()) == [used.name, f"{used.name}.lock"]
 
 
 def test_environments_share_the_files_of_the_installers_cache(backend: ProcessBackend, tmp_path: Path) -> None:
@@ -309,6 +314,17 @@ def test_another_index_makes_another_environment_and_its_password_does_not(monke
     assert "PIP_INDEX_URL=https://index.example/simple" in told[0]
     monkeypatch.setenv("PIP_CERT", "/elsewhere.pem")
     assert environments._told() == told[2]
+    for name in ("UV_RESOLUTION", "UV_EXCLUDE_NEWER", "PIP_NO_BINARY"):
+        monkeypatch.setenv(name, "any")
+        told.append(environments._told())
+        assert told[-1] != told[-2]
+
+
+def test_a_backend_takes_no_login_among_its_requirements() -> None:
+    ProcessBackend(requirements=("torch==2.3", "lib @ git+https://host/lib@v1.0"))
+    with pytest.raises(ValueError, match=r"requirements\[0\] holds a login") as refused:
+        ProcessBackend(requirements=("lib @ https://bob:s3cret@host/lib-1.whl",))
+    assert "s3cret" not in str(refused.value)
 
 
 def test_what_installs_knows_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

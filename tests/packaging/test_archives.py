@@ -54,6 +54,7 @@ BAD = [
     ("t.whl", b"", "no whole zip file"),
     ("t.whl", WHEEL[:-100], "no whole zip file"),
     ("t.whl", wheel("trainer/task.py"), "no wheel: there is no NAME.dist-info/METADATA"),
+    ("t.whl", WHEEL.replace(b"METADATAtext", b"METADATAtex!"), "no whole zip file (Bad CRC-32"),
     ("t.tar.gz", b"<html>sign in</html>", "no whole gzipped tar file"),
     ("t.tar.gz", b"", "no source distribution"),
     ("t.tar.gz", sdist(pad=9000)[:-20], "it ends too early|ended before"),

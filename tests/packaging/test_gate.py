@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import urllib.error
 import urllib.request
@@ -92,6 +93,24 @@ def test_nothing_else_can_be_asked_for(path: str) -> None:
             get(path)
         assert refused.value.code == 404
         assert asked == []
+
+
+def test_what_is_no_answer_of_a_web_server_is_told_without_quoting_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python's words quote what they stumbled over: a password, where one was taken for a port."""
+
+    class Nonsense(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(10_000)
+            self.request.sendall(b"s3cret nonsense\r\n\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Nonsense) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with gate({"url": url, "login": LOGIN}) as get, pytest.raises(urllib.error.HTTPError) as refused:
+            get("/0/dep/")
+        server.shutdown()
+    assert refused.value.code == 502
+    assert capsys.readouterr().out == f"{url}/dep/: BadStatusLine\n"
 
 
 def test_a_refusal_is_told_without_what_a_link_is_signed_with(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -15,12 +18,13 @@ import pytest
 
 from airflow_customjob.backends.process import ProcessBackend
 from airflow_customjob.client import CustomJobClient
-from airflow_customjob.packaging import PackageError
+from airflow_customjob.packaging import PackageError, packages_folder
 from airflow_customjob.packaging.archives import why_no_package
 from airflow_customjob.packaging.local import packed
 from airflow_customjob.plan.types import JobPlan
 from airflow_customjob.spec import SpecError
 from airflow_customjob.spec.job_state import JobState
+from tests.backends.test_docker_packages import BACKEND, wheel_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -74,12 +78,56 @@ def test_a_folder_is_a_wheel_of_its_code_with_its_requirements(code: Path) -> No
         "# what it needs\nnumpy >= 1.26, < 3  # for arrays\n\ntorch==2.3; python_version > '3'\n"
     )
     wheel = packed(code)
-    assert wheel.name.startswith("my_code-0.0.0+")
+    assert wheel.name.startswith("local_code_my_code-0.0.0+")
     assert why_no_package(wheel, wheel.name) == ""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert names == ["trainer/conf.yaml", "trainer/task.py"]
     assert metadata(wheel).get_all("Requires-Dist") == ["numpy<3,>=1.26", 'torch==2.3; python_version > "3"']
+
+
+def test_code_may_be_called_as_what_it_depends_on(code: Path) -> None:
+    """The wheel was taken for what it required, which then was not installed."""
+    (code / "requirements.txt").write_text("my-code\n")
+    wheel = packed(code)
+    assert metadata(wheel)["Name"] == "local_code_my_code"
+    assert metadata(wheel).get_all("Requires-Dist") == ["my-code"]
+
+
+def test_a_wheels_record_is_as_installers_read_it(code: Path) -> None:
+    for name in ("a,b.txt", 'q"x.txt'):
+        (code / name).touch()
+    (code / "other-1.0.dist-info").mkdir()
+    (code / "other-1.0.dist-info" / "METADATA").touch()
+    with zipfile.ZipFile(packed(code)) as archive:
+        (record,) = (name for name in archive.namelist() if name.endswith("/RECORD"))
+        rows = list(csv.reader(archive.read(record).decode().splitlines()))
+        assert [row[0] for row in rows] == archive.namelist()
+    assert {len(row) for row in rows} == {3}
+    assert not any("other-1.0" in row[0] for row in rows)
+
+
+def test_a_file_that_was_damaged_in_the_cache_is_made_anew(code: Path) -> None:
+    wheel = packed(code)
+    whole = wheel.read_bytes()
+    wheel.write_bytes(b"")
+    assert packed(code).read_bytes() == whole
+
+
+def test_a_name_that_is_no_text_is_told(code: Path) -> None:
+    Path(os.fsdecode(os.fsencode(code / "trainer") + b"/b\xff.txt")).touch()
+    with pytest.raises(PackageError, match=r"b\\xff\.txt': its name is not in UTF-8"):
+        packed(code)
+
+
+@pytest.mark.parametrize(
+    "line", ["--extra-index-url https://bob:s3/cret@host/simple", "lib @ https://bob:s3cret@host/lib-1.whl"]
+)
+def test_a_login_among_requirements_is_refused_and_not_told(code: Path, line: str) -> None:
+    (code / "requirements.txt").write_text(f"{line}\n")
+    with pytest.raises(PackageError, match=r"requirements.txt, line 1: ") as refused:
+        packed(code)
+    assert "s3" not in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -107,6 +155,40 @@ def test_a_project_is_a_source_distribution_and_its_setup_does_not_run(code: Pat
     assert {(member.mtime, member.uid, member.uname) for member in members.values()} == {(0, 0, "")}
     assert (members["my_trainer-2.1/run.sh"].mode, members["my_trainer-2.1/setup.py"].mode) == (0o755, 0o644)
     assert not (tmp_path / "ran").exists()
+
+
+BUILDS = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
+
+@pytest.mark.parametrize(
+    ("project", "filename"),
+    [
+        ("", "my_code.tar.gz"),
+        ('project = "x"\n', "my_code.tar.gz"),
+        ('[project]\nname = "built"\ndynamic = ["version"]\n', "my_code.tar.gz"),
+        ('[tool.poetry]\nname = "built"\nversion = "0.1"\n', "my_code.tar.gz"),
+        ('[project]\nname = 5\nversion = "0.1"\n', "my_code.tar.gz"),
+        ('[project]\nname = "built"\nversion = "1/../../../../evil"\n', "my_code.tar.gz"),
+        ('[project]\nname = "Built"\nversion = "0.1.0-rc1"\n', "built-0.1.0rc1.tar.gz"),
+        ('[project]\nname = "built"\nversion = "0.1"\n', "built-0.1.tar.gz"),
+    ],
+)
+def test_a_projects_file_claims_no_name_and_version_that_its_build_may_not_have(
+    code: Path, tmp_path: Path, project: str, filename: str
+) -> None:
+    """uv refuses ``my_code-0.0.0.tar.gz`` of which ``built 0.1`` is built."""
+    (code / "pyproject.toml").write_text(f"{project}{BUILDS}")
+    (code / "backend.py").write_text(BACKEND.replace("NAME", "built"))
+    (code / "found.py").write_text("def found(): return {}")
+    (code / "empty.whl").write_bytes(wheel_bytes("built", {}))
+    sdist = packed(code)
+    assert sdist.name == filename
+    assert sdist.parent.parent == packages_folder()
+    if "project" not in project or "dynamic" in project or filename == "built-0.1.tar.gz":
+        uv = Path(sys.executable).with_name("uv")
+        install = [uv, "pip", "install", "--no-deps", "--target", tmp_path / "target", sdist]
+        subprocess.run(install, check=True)
+        assert (tmp_path / "target" / "built" / "task.py").exists()
 
 
 def test_what_cannot_be_packed_is_told(code: Path, tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ def test_refused(option: dict[str, Any], path: str) -> None:
     assert problem.path == path
 
 
+@pytest.mark.parametrize(
+    "key", ['{"private_key": "hunter2", "token_uri": "https://x/y"}', '{"private_key": "hunter2"}', "keys/hunter2"]
+)
+def test_a_key_in_place_of_its_file_is_not_told(key: str) -> None:
+    (problem,) = problems(options=JobOptions(google_credentials=key))
+    assert problem.path == "google_credentials"
+    assert "hunter2" not in f"{problem} {problem!r}"
+
+
 def test_a_secret_in_place_of_its_reference_is_not_told() -> None:
     (problem,) = problems(options=JobOptions(secret_env=(("TOKEN", "hunter2"),)))
     assert "TOKEN" in problem.message

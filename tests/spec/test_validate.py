@@ -86,6 +86,11 @@ BROKEN: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("first-pool", "error", pools({"containerSpec": {"imageUri": "i"}}), f"{POOL}.replica_count", MASTER_SENTENCE),
     ("pool-count", "warning", pools(*[WORKER] * 5), "job_spec.worker_pool_specs", "4 positions"),
     ("tpu-single-replica", "warning", pools({**WORKER, "machineSpec": {"machineType": "ct5lp-hightpu-4t"}}, WORKER), "job_spec.worker_pool_specs[1]", "single worker pool"),
+    *(
+        ("output-place", "error", job("jobSpec.baseOutputDirectory", {"outputUriPrefix": uri}), "job_spec.base_output_directory.output_uri_prefix", "absolute path")
+        for uri in ("out/rel", "~/out", "/", "file:out", "file://host/x", "s3://bucket/x", "gs:///x")
+    ),
+    ("output-uri", "warning", job("jobSpec.baseOutputDirectory", {"outputUriPrefix": "file:/tmp/x"}), "job_spec.base_output_directory.output_uri_prefix", "gs:// only"),
     ("output-uri", "warning", job("jobSpec.baseOutputDirectory", {"outputUriPrefix": "/tmp/x"}), "job_spec.base_output_directory.output_uri_prefix", "gs:// only"),
     ("duration-range", "error", scheduling(timeout="0s"), "job_spec.scheduling.timeout", "7 days"),
     ("duration-range", "error", scheduling(timeout="-1s"), "job_spec.scheduling.timeout", "longer than zero"),
@@ -185,6 +190,9 @@ def test_a_packages_login_and_signature_are_not_told() -> None:
     """A signed URL of a wheel was taken for something else, and stood in the log with its signature."""
     (problem,) = validate(load(package(packageUris=["https://me:s3cret@h/p.zip?signature=s3cret"])))
     assert problem.value == "p.zip"
+    for uri in ("https://bob:s3cret#@h/x-1.tar.gz", "https://bob:s3/cret@h/x.zip", "https://bob:12?s3cret@h/x"):
+        assert "s3" not in str(problem := validate(load(package(packageUris=[uri]))))
+        assert "cret" not in str(problem)
 
 
 def test_every_rule_has_a_row_and_a_source() -> None:

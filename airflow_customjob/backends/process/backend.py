@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 _connections: Connections[ProcessEngine] = Connections()
+
+_LOGIN = re.compile(r"://[^/\s]*@")
+"""In a requirement's URL; behind its host an @ names a revision."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class ProcessBackend:
     def __post_init__(self) -> None:
         if self.bucket_root and not os.path.isabs(self.bucket_root):
             raise ValueError(f"bucket_root is {self.bucket_root!r}: expected the absolute path of a folder")
+        for number, requirement in enumerate(self.requirements):
+            if _LOGIN.search(requirement):
+                raise ValueError(
+                    f"requirements[{number}] holds a login, which would stand in every serialized DAG: let pip find it in a netrc, "
+                    "or in PIP_INDEX_URL of the worker"
+                )
 
     @property
     def name(self) -> str:

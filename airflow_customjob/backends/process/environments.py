@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import shlex
@@ -42,8 +43,11 @@ _FOR_UV = {
 }
 """uv's variables, and those of pip that say the same."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-_DECIDES = re.compile(r"(PIP|UV)_\w*(INDEX|FIND_LINKS|CONSTRAINT|PRE)")
-"""Variables of the installers that make another environment of the same packages."""
+_ONLY_HOW = re.compile(
+    r"(PIP|UV)_(\w*(CACHE|CERT|CONCURRENT|LOG|PROGRESS|RETRIES|TIMEOUT|VERBOSE|QUIET)\w*|DISABLE_PIP_VERSION_CHECK|LINK_MODE|"
+    r"NATIVE_TLS|NO_COLOR|NO_INPUT|ROOT_USER_ACTION)"
+)
+"""Variables of the installers that say how, and not what, is installed; any other may make another environment of the same packages."""
 
 
 class _Failed(Exception):
@@ -61,7 +65,8 @@ async def environment_for(
     :raises LaunchRefused: there is no such interpreter, or something cannot be installed.
     """
     python = python or sys.executable
-    key = content_key(await _identity(python), packages, options=(*requirements, *_told()))
+    named = [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in requirements if os.path.isfile(name)]
+    key = content_key(await _identity(python), packages, options=(*requirements, *named, *_told()))
     folder = root / key
     names = ", ".join(package.filename for package in packages)
     async with _only_one(folder.with_suffix(LOCK)) as lock:
@@ -86,23 +91,27 @@ async def environment_for(
 
 def prune(root: Path, retention: Retention, in_use: Collection[str], now: float, dry_run: bool) -> list[str]:
     """See :meth:`airflow_customjob.backends.base.KeepsInstallations.prune`."""
-    used = {}
-    for folder in root.iterdir():
-        if folder.suffix != LOCK and os.fspath(folder) not in in_use:
-            stands_for = folder / COMPLETE if (folder / COMPLETE).exists() else folder
-            used[os.fspath(folder)] = stands_for.stat().st_mtime
-    return [f"environment {name}" for name in retention.beyond(used, now) if dry_run or _remove(Path(name))]
+    used, unfinished = {}, []
+    for folder in {path.with_suffix("") for path in root.iterdir()}:
+        if (folder / COMPLETE).exists():
+            used[os.fspath(folder)] = (folder / COMPLETE).stat().st_mtime
+        else:
+            unfinished.append(os.fspath(folder))
+    beyond = [*unfinished, *retention.beyond({name: at for name, at in used.items() if name not in in_use}, now)]
+    return [f"environment {name}" for name in beyond if _remove(Path(name), dry_run)]
 
 
-def _remove(folder: Path) -> bool:
+def _remove(folder: Path, dry_run: bool) -> bool:
     """False: somebody builds it, or is about to use it. The mark goes first: half an environment is none."""
     path = folder.with_suffix(LOCK)
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not (try_lock(lock) and is_named(lock, path)):
             return False
+        if dry_run:
+            return True
         (folder / COMPLETE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=not folder.exists())
         path.unlink()
     finally:
         os.close(lock)
@@ -138,7 +147,8 @@ async def _run(command: tuple[str, ...], say: Say, lock: int) -> None:
     """
     :param lock: held by the command too: whoever builds next waits for it even if this process dies.
     """
-    say(f"Running command: {shlex.join(command)}")
+    shown = _CREDENTIALS.sub("", shlex.join(command))
+    say(f"Running command: {shown}")
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -160,7 +170,7 @@ async def _run(command: tuple[str, ...], say: Say, lock: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     if code:
-        raise _Failed("\n".join((f"{shlex.join(command)} exited with {code}", *last)))
+        raise _Failed("\n".join((f"{shown} exited with {code}", *last)))
 
 
 async def _lines(output: asyncio.StreamReader | None) -> AsyncIterator[str]:
@@ -176,7 +186,11 @@ async def _lines(output: asyncio.StreamReader | None) -> AsyncIterator[str]:
 
 def _told() -> list[str]:
     env = _environ()
-    return [f"{name}={_CREDENTIALS.sub('', env[name])}" for name in sorted(env) if _DECIDES.match(name)]
+    return [
+        f"{name}={_CREDENTIALS.sub('', env[name])}"
+        for name in sorted(env)
+        if name[:3] in ("PIP", "UV_") and not _ONLY_HOW.match(name)
+    ]
 
 
 async def _identity(python: str) -> str:
