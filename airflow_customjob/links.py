@@ -60,8 +60,9 @@ class PrimaryLogLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         group = operator.task_id.rpartition(".")[0]
-        rows = [f"{group}.workerpool0.replica", f"{group}.replicas"] if group else []
-        dag = operator._dag
+        is_one_of_many = str(ti_key.map_index).isdigit()  # their rows are mapped over all of them
+        rows = [f"{group}.workerpool0.replica", f"{group}.replicas"] if group and not is_one_of_many else []
+        dag = operator.get_dag()
         row = next((task_id for task_id in rows if dag is not None and dag.has_task(task_id)), None)
         if row is None:
             return page_of(ti_key)

@@ -23,12 +23,20 @@ from airflow_customjob.operators.group import (
 )
 from airflow_customjob.task.identity import RUN
 
+DEFAULT_POOL = "default_pool"
 ROW_GRACE = 5.0
 """Seconds that ended replicas are kept by default, for their rows to read the last lines."""
 
 _RUN_ONLY = {"self", "kwargs", "deferrable", "wait_for_completion", "hold_removal", "logs"}
 _PLANNING = {name for name in inspect.signature(CustomJobOperator.__init__).parameters if name not in _RUN_ONLY}
 """Arguments that say what the job is: for ``plan`` as for ``run``."""
+
+
+Arguments = dict[str, Any]
+_SILENT: Arguments = {"outlets": []}
+"""Assets among ``default_args`` are for ``job``, which knows what became of them."""
+_ROW: Arguments = {**_SILENT, "pool": DEFAULT_POOL, "pool_slots": 1}
+"""A row that is deferred in a pool with ``include_deferred`` would keep a slot there from the job that it waits for."""
 
 
 class CustomJobTaskGroup(TaskGroup):
@@ -51,10 +59,11 @@ class CustomJobTaskGroup(TaskGroup):
         to 200, and a row per pool above that.
     :param row_grace: seconds that ended replicas are kept, for their rows to read the last lines; the job ends so much later.
     :param outlets: of ``job``: its assets are told where the model is, see :mod:`~airflow_customjob.task.outlets`.
-    :param default_args: of all tasks of the group.
+    :param default_args: of all tasks of the group; rows are in Airflow's default pool whatever is said here.
     :param tooltip: as every group's.
     :param group_display_name: as every group's.
-    :param run: all other arguments are those of ``run``, as ``retries`` and ``deferrable``.
+    :param run: all other arguments are those of ``run``, as ``retries`` and ``deferrable``; ``trigger_rule`` is that of the group's
+        first task.
     """
 
     def __init__(
@@ -82,14 +91,18 @@ class CustomJobTaskGroup(TaskGroup):
             raise ValueError(
                 "wait_for_completion=False: a group waits for its job, as its rows do; take a CustomJobOperator"
             )
-        assets = list(outlets) if isinstance(outlets, Sequence) else [outlets] if outlets else []
+        assets = list(outlets) if isinstance(outlets, Sequence) else [outlets]
+        told: Arguments = {} if outlets is None else {"outlets": assets}
+        run |= {} if backend is None else {"backend": backend}
+        begins = {"trigger_rule": run.pop("trigger_rule")} if "trigger_rule" in run else {}
         planning = {name: value for name, value in run.items() if name in _PLANNING}
         self._tasks(
             custom_job,
             rows,
-            plan={"task_id": "plan", "rows": rows, "backend": backend, **planning},
-            run={"task_id": RUN, "hold_removal": 0.0 if rows == "none" else row_grace, "backend": backend, **run},
-            job={"task_id": "job", "trigger_rule": "all_done", "outlets": assets},
+            begins,
+            plan={"task_id": "plan", "rows": rows, **_SILENT, **planning},
+            run={"task_id": RUN, "hold_removal": 0.0 if rows == "none" else row_grace, **_SILENT, **run},
+            job={"task_id": "job", "trigger_rule": "all_success" if self.dag.fail_fast else "all_done", **told},
         )
 
     @classmethod
@@ -107,10 +120,12 @@ class CustomJobTaskGroup(TaskGroup):
         """
         return _OverJobs(group_id, custom_job=custom_jobs, **arguments)
 
-    def _tasks(
-        self, custom_job: Any, rows: str | None, plan: dict[str, Any], run: dict[str, Any], job: dict[str, Any]
-    ) -> None:
-        """Make the tasks of the group, with these arguments."""
+    def _tasks(self, custom_job: Any, rows: str | None, begins: Arguments, **tasks: Arguments) -> None:
+        """Make the tasks of the group, with these arguments.
+
+        :param begins: of the first one.
+        """
+        plan, run, job = begins | tasks["plan"], tasks["run"], tasks["job"]
         names = row_names(pools, rows) if (pools := literal_pools(custom_job)) else {}
         with self:
             planned = CustomJobPlanOperator(custom_job=custom_job, **plan)
@@ -130,6 +145,7 @@ class CustomJobTaskGroup(TaskGroup):
             map_index_template="{{ task.label }}",
             retries=0,
             execution_timeout=None,
+            **_ROW,
         )
 
     @property
@@ -139,9 +155,8 @@ class CustomJobTaskGroup(TaskGroup):
 
 
 class _OverJobs(CustomJobTaskGroup):
-    def _tasks(
-        self, custom_job: Any, rows: str | None, plan: dict[str, Any], run: dict[str, Any], job: dict[str, Any]
-    ) -> None:
+    def _tasks(self, custom_job: Any, rows: str | None, begins: Arguments, **tasks: Arguments) -> None:
+        plan, run, job = tasks["plan"], tasks["run"], tasks["job"]
         most = conf.getint("core", "max_map_length", fallback=1024)
         if isinstance(custom_job, (list, tuple)) and len(custom_job) > most:
             raise ValueError(
@@ -150,13 +165,14 @@ class _OverJobs(CustomJobTaskGroup):
             )
         with self:
             if isinstance(custom_job, str):
-                custom_job = CustomJobListOperator(task_id="jobs", custom_jobs=custom_job).output
-            planned = CustomJobPlanOperator.partial(**plan).expand(custom_job=custom_job)
+                listed = CustomJobListOperator(task_id="jobs", custom_jobs=custom_job, **_SILENT, **begins)
+                custom_job, begins = listed.output, {}
+            planned = CustomJobPlanOperator.partial(**begins, **plan).expand(custom_job=custom_job)
             self.run = CustomJobOperator.partial(**run).expand(custom_job=custom_job)
             self.job = CustomJobResultOperator.partial(run_task_id=self.run.task_id, **job).expand(
                 custom_job=custom_job
             )
             planned >> self.run >> self.job
             if rows != "none":
-                names = CustomJobRowsOperator(task_id="rows", plans=planned.output, rows=rows)
+                names = CustomJobRowsOperator(task_id="rows", plans=planned.output, rows=rows, **_SILENT)
                 names >> self._rows("replicas").expand_kwargs(names.output) >> self.job

@@ -44,6 +44,16 @@ def test_a_mapped_task_is_tried_again_at_once(fake_jobs):
     assert ran.xcom("train", map_index=1)["display_name"] == "two"
 
 
+def test_no_backend_of_the_dag_is_asked_not_even_one_that_is_mapped_over(fake_jobs):
+    with DAG("mapped_backends") as dag:
+        CustomJobOperator.partial(task_id="one", custom_job=job("one", 1)).expand(backend=["process", "docker"])
+        CustomJobOperator.partial(task_id="two", custom_job=job("two", 1)).expand_kwargs([{"backend": "process"}])
+    ran = fake_jobs.run(dag)
+    assert set(ran.states.values()) == {"success"}
+    assert ran.xcom("two", "custom_job_ref", 0)["backend"]["name"] == "fake"
+    assert len(fake_jobs.jobs()) == 3
+
+
 def test_the_dag_is_what_it_was(fake_jobs):
     arguments = mapped.task_dict["train"].partial_kwargs
     assert (arguments["backend"], arguments["retry_delay"]) == (DOCKER, timedelta(hours=1))
@@ -74,5 +84,5 @@ def test_the_guides_tests_pass(root: Path, tmp_path: Path) -> None:
         timeout=380,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed" in done.stdout
+    assert "9 passed" in done.stdout
     assert not (tmp_path / "airflow").exists(), "the user's own Airflow was used"

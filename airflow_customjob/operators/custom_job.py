@@ -15,10 +15,12 @@ from airflow_customjob.operators.mapping import CustomJobPartial, partial_of
 from airflow_customjob.operators.rendering import (
     TemplateRefused,
     bad_input_fails,
+    is_native,
     is_plain,
     is_reference,
     render_backend,
     render_spec,
+    text_renderer,
 )
 from airflow_customjob.task.thread import Stop, SupervisorThread
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
-    from airflow_customjob.client import BackendLike
+    from airflow_customjob.client import AsyncCustomJobClient, BackendLike
     from airflow_customjob.operators.attempt import Attempt
 
 
@@ -193,12 +195,13 @@ class CustomJobOperator(BaseOperator):
 
         if content is self.custom_job:
             given = seen_oids is not None and id(content) in seen_oids  # by another task: not a template
-            env = env.overlay(keep_trailing_newline=True)
+            native, env = is_native(env), env.overlay(keep_trailing_newline=True)
             from airflow_customjob.spec import SpecError
 
-            enabled, base = self.render and not given, self.folder()
+            text = text_renderer(self._dag, context, render) if native and self._dag else render
+            how: dict[str, Any] = {"exclude": self.render_exclude, "base": self.folder(), "literal": not given}
             with bad_input_fails(SpecError, TemplateRefused):
-                return render_spec(content, render, enabled=enabled, exclude=self.render_exclude, base=base)
+                return render_spec(content, render, text, enabled=self.render, **how)
         if content is self.backend:
             return render_backend(content, render)
         return super().render_template(content, context, jinja_env, seen_oids)
@@ -235,6 +238,15 @@ class CustomJobOperator(BaseOperator):
         """Called by Airflow's signal handler: only a flag is set here, see :mod:`~airflow_customjob.task.thread`."""
         if self._thread is not None:
             self._thread.tell(Stop.KILLED)
+
+    def client(self) -> AsyncCustomJobClient:
+        """Of the backend; a test has its own.
+
+        :raises ValueError: there is no such backend.
+        """
+        from airflow_customjob.client import AsyncCustomJobClient
+
+        return AsyncCustomJobClient(self.backend)
 
     def _attempt(self, context: Context) -> Attempt:
         """In a thread of its own; ``dag.test()`` runs every try with the same operator."""

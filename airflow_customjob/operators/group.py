@@ -94,11 +94,10 @@ class CustomJobPlanOperator(CustomJobOperator):
         self.rows = rows
 
     def execute(self, context: Context) -> list[str]:
-        from airflow_customjob.client import AsyncCustomJobClient
         from airflow_customjob.operators.attempt import options_of, reading_of
 
         with bad_input_fails(ValueError):
-            plan = AsyncCustomJobClient(self.backend).plan(self.custom_job, options_of(self), **reading_of(self))
+            plan = self.client().plan(self.custom_job, options_of(self), **reading_of(self))
             rows = row_names([(pool.name, pool.replica_count) for pool in plan.pools], self.rows)
         for pool in plan.pools:
             self.log.info("%s: %s of %s", pool.name, pool.replica_count, pool.image)

@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.sdk import DAG, Context
 
 Render = Callable[[Any], Any]
 """Renders one template, or resolves one reference to another task's output."""
@@ -35,8 +39,38 @@ def bad_input_fails(*kinds: type[ValueError]) -> Iterator[None]:
         raise AirflowFailException(str(error)) from None
 
 
+def is_native(env: jinja2.Environment) -> bool:
+    """Whether what it renders becomes numbers, lists, whatever its text looks like (``render_template_as_native_obj``)."""
+    from jinja2.nativetypes import NativeEnvironment
+
+    return isinstance(env, NativeEnvironment)
+
+
+def text_renderer(dag: DAG, context: Context, render: Render) -> Render:
+    """For fields of a spec in a DAG that renders natively: ``"10"`` is an argument like any other, and stays text. Only an expression
+    that gives a list or a mapping is what it gives.
+    """
+    env = dag.get_template_env(force_sandboxed=True).overlay(keep_trailing_newline=True)
+
+    def text(value: Any) -> Any:
+        if not isinstance(value, str):
+            return render(value)
+        if value.strip().startswith("{{") and isinstance(found := render(value), (list, dict)):
+            return found
+        return env.from_string(value).render(context)
+
+    return text
+
+
 def render_spec(
-    source: object, render: Render, *, enabled: bool = True, exclude: Sequence[str] = (), base: Path | None = None
+    source: object,
+    render: Render,
+    text: Render | None = None,
+    *,
+    enabled: bool = True,
+    literal: bool = True,
+    exclude: Sequence[str] = (),
+    base: Path | None = None,
 ) -> Any:
     """The spec with every string leaf rendered; what is given stays as it is.
 
@@ -44,7 +78,9 @@ def render_spec(
     out of an expression or of another task is not rendered again; a file's is.
 
     :param source: a mapping, text, a path, a message, or a reference to another task's output.
+    :param text: renders the fields of a spec. None: as everything else.
     :param enabled: False: only references are resolved and paths read.
+    :param literal: False: it came out of another task.
     :param exclude: field paths that stay as they are; see :func:`excluded`.
     :param base: directory that a relative path starts from.
     :raises TemplateRefused: names the field and what to do.
@@ -52,14 +88,13 @@ def render_spec(
     """
     from airflow_customjob.spec import to_dict
 
-    literal = True
     if is_reference(source):
         source, literal = render(source), False
-    elif enabled and isinstance(source, str) and _is_expression(source):
+    elif enabled and literal and isinstance(source, str) and _is_expression(source):
         source, literal = _rendered(source, "", render), False
     from_file = isinstance(source, Path) or (isinstance(source, str) and not _is_text(source))
     spec = to_dict(source, base=base)
-    return _leaves(spec, "", render, enabled and (literal or from_file), exclude)
+    return _leaves(spec, "", text or render, enabled and (literal or from_file), exclude)
 
 
 def render_backend(backend: Any, render: Render) -> Any:

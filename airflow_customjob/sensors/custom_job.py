@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
@@ -55,7 +55,8 @@ class CustomJobSensor(BaseSensorOperator):
     :param external_map_index: of a mapped task.
     :param target_states: what is waited for: names with or without ``JOB_STATE_``, or :class:`~airflow_customjob.JobState`.
     :param deferrable: hold no worker slot meanwhile.
-    :param poke_interval: seconds between two looks.
+    :param poke_interval: seconds between two looks. None: 5, and 60 with ``mode="reschedule"``: Airflow 3.3.2 fails a task that is
+        rescheduled every few seconds.
     :param timeout: seconds since the sensor's start; see above.
     """
 
@@ -79,10 +80,12 @@ class CustomJobSensor(BaseSensorOperator):
         external_map_index: int = -1,
         target_states: Sequence[str | JobState] = ("SUCCEEDED",),
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poke_interval: timedelta | float = 5,
+        poke_interval: timedelta | float | None = None,
         timeout: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
+        if poke_interval is None:
+            poke_interval = 60 if kwargs.get("mode") == "reschedule" else 5
         super().__init__(poke_interval=poke_interval, timeout=FOR_EVER if timeout is None else timeout, **kwargs)
         named = (custom_job, external_task_id, external_task_group_id)
         if sum(one is not None for one in named) != 1:
@@ -110,12 +113,19 @@ class CustomJobSensor(BaseSensorOperator):
             outcome = self._run(context, lambda watch: watch.once(drive_for=0.0))
             if outcome is not None:
                 return self._result(outcome)
-        limited = self.timeout < FOR_EVER.total_seconds()
         return self.defer(
             trigger=CustomJobSensorTrigger(self._watched(context).to_json(), self._me(context), self.poke_interval),
             method_name=self.execute_complete.__name__,
-            timeout=timedelta(seconds=self.timeout) if limited else None,
+            timeout=self._left(context),
         )
+
+    def _left(self, context: Context) -> timedelta | None:
+        """Until one of its timeouts is over; Airflow looks at no ``execution_timeout`` of a deferred task."""
+        limits = [timedelta(seconds=self.timeout)] if self.timeout < FOR_EVER.total_seconds() else []
+        if self.execution_timeout is not None:
+            used = datetime.now(UTC) - context["ti"].start_date
+            limits.append(max(timedelta(0), self.execution_timeout - used))
+        return min(limits, default=None)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Called with what the trigger has found."""

@@ -203,7 +203,11 @@ class RowWatch:
         return RowEnd(state.name, text, replicas)
 
     async def _last_seen(self) -> list[dict[str, Any]]:
-        document = await xcom_at(self._run, REPLICAS) or {}
+        try:
+            document = await xcom_at(self._run, REPLICAS) or {}
+        except Exception as error:  # noqa: BLE001 - a row only reads: how its replica ended is in its log all the same
+            self._say(f"how the replicas ended cannot be read: {error}")
+            return []
         columns = ("attempt", "restart", "exit_code", "started_after", "finished_after")
         rows = zip(document.get("replica", ()), *(document.get(name, ()) for name in columns), strict=False)
         latest = {

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from airflow.sdk.exceptions import AirflowRuntimeError
+
 from airflow_customjob.backends.base import EngineError
 from airflow_customjob.client import AsyncCustomJobClient, Job, NoSuchJob
 from airflow_customjob.spec.airflow_states import job_state_of
@@ -110,12 +112,14 @@ class Sight:
     """The job at one moment.
 
     :param final: its state will not change any more.
+    :param result: what its task has returned, where the job itself is not known.
     """
 
     state: JobState
     job: Job | None = None
     final: bool = False
     why: str = ""
+    result: dict[str, Any] | None = None
 
 
 class JobWatch:
@@ -158,11 +162,12 @@ class JobWatch:
         """
         try:
             return await self._once(drive_for)
-        except EngineError as error:
-            self._say(f"the job's engine does not answer: {error}; trying again")
+        except (EngineError, AirflowRuntimeError) as error:
+            who = "the job's engine" if isinstance(error, EngineError) else "Airflow"
+            self._say(f"{who} does not answer: {error}; trying again")
             await asyncio.sleep(ENGINE_AGAIN)
             return None
-        except (NoSuchJob, WrongEngine) as error:
+        except (NoSuchJob, WrongEngine, RefError) as error:
             return Outcome(Verdict.FAILED, self._last.name, {}, str(error))
 
     async def _once(self, drive_for: float | None) -> Outcome | None:
@@ -177,7 +182,12 @@ class JobWatch:
                     f"job {ref['custom_job_id']} runs on the engine {ref['engine']}, and {client.backend!r} leads to {here} on "
                     "this host: point the backend of workers and triggerers at one and the same engine"
                 )
-            job = await client.get(ref["custom_job_id"])
+            try:
+                job = await client.get(ref["custom_job_id"])
+            except NoSuchJob:
+                if not self._watched.where:
+                    raise
+                return self._judged(await self._by_tasks())  # its record's time is over; Airflow knows how it ended
             if drive_for != 0.0 and await _is_left_to_others(job.record):
                 job = await self._drive(client, job, drive_for)
         return self._judged(await self._sight(job))
@@ -196,33 +206,45 @@ class JobWatch:
                 )
         return await client.get(job.job_id)
 
-    async def _look_up(self) -> dict[str, Any] | None:
+    def _owner(self) -> dict[str, str]:
+        """Where the task is that runs the job."""
         where = self._watched.where
-        task_id = where.get("task_id") or f"{where['task_group_id']}.{RUN}"
-        ref = await xcom_at({**where, "task_id": task_id}, REF)
+        return {**where, "task_id": where.get("task_id") or f"{where['task_group_id']}.{RUN}"}
+
+    async def _look_up(self) -> dict[str, Any] | None:
+        ref = await xcom_at(self._owner(), REF)
         return None if ref is None else parse_ref(ref)
 
     async def _sight(self, job: Job) -> Sight:
-        """A failed job of a task that is going to be tried again is not the end."""
+        """A job of a task that is going to be tried again, or was cleared, is not the end: of whoever asks for a task's job, even one that
+        has succeeded."""
         where = job.record.owner.where
         final = job.state.terminal
-        if final and not job.state.succeeded and "dag_id" in where and await _is_of_this_installation(job.record):
+        last = job.state.succeeded and not self._watched.where
+        if final and not last and "dag_id" in where and await _is_of_this_installation(job.record):
             final = await ask_airflow(state_at, where) in ENDED_TASK
         return Sight(job.state, job, final, job.error)
 
     async def _by_tasks(self) -> Sight:
-        where = self._watched.where
+        """:raises RefError: they are of several jobs."""
+        where, owner = self._watched.where, self._owner()
         states = await ask_airflow(_task_states, where)
-        owner = f"{where.get('task_group_id')}.{RUN}"
-        state = job_state_of({owner: states[owner]} if owner in states else states)
-        return Sight(state, None, bool(states) and state.terminal, f"no job was submitted; its tasks: {states}")
+        key, is_mapped = owner["task_id"], int(where["map_index"]) >= 0
+        if not is_mapped and key not in states and f"{key}_0" in states and "task_group_id" in where:
+            raise RefError(f"{where['task_group_id']} runs several jobs: say by external_map_index which one is meant")
+        key = f"{key}_{where['map_index']}" if is_mapped else key
+        state = job_state_of({key: states[key]} if key in states else states)
+        why = f"no job was submitted, or its record is gone; its tasks: {states}"
+        result = await xcom_at(owner, "return_value") if state.succeeded else None
+        return Sight(state, None, bool(states) and state.terminal, why, result if isinstance(result, dict) else None)
 
     def _judged(self, sight: Sight) -> Outcome | None:
         self._tell(sight)
         state, job = sight.state, sight.job
         reached = {state.name} | ({JobState.JOB_STATE_RUNNING.name} if state.succeeded else set())
         result = _result(sight)
-        if reached & set(self._watched.targets):
+        is_stale = self._watched.where and state.terminal and not sight.final
+        if reached & set(self._watched.targets) and not is_stale:
             return Outcome(Verdict.MET, state.name, result)
         if sight.final:
             name = f"job {job.job_id}" if job else "the job"
@@ -257,7 +279,9 @@ def _result(sight: Sight) -> dict[str, Any]:
     from airflow_customjob.spec.message import CustomJob
     from airflow_customjob.spec.output import to_sdk_dict
 
-    return sight.job.to_dict() if sight.job else to_sdk_dict(CustomJob(state=int(sight.state)))  # type: ignore[arg-type]
+    if sight.job:
+        return sight.job.to_dict()
+    return sight.result or to_sdk_dict(CustomJob(state=int(sight.state)))  # type: ignore[arg-type]
 
 
 def _task_states(where: Mapping[str, str]) -> dict[str, str | None]:

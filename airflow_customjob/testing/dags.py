@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from airflow_customjob.backends.fake import FakeWorld, Script
-from airflow_customjob.client import CustomJobClient, Job
+from airflow_customjob.client import AsyncCustomJobClient, CustomJobClient, Job
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -121,14 +121,10 @@ def _on(world: FakeWorld, dag: DAG) -> Iterator[None]:
 
     with ExitStack() as stack:
         for task in dag.tasks:
-            kind: Any = type(task)
-            arguments = vars(task)
-            if isinstance(task, MappedOperator):
-                kind, arguments = task.operator_class, task.partial_kwargs
-            changes: dict[str, Any] = {"retry_delay": timedelta(0)}
-            if issubclass(kind, CustomJobOperator):
-                changes["backend"] = world.backend()
-            stack.enter_context(patch.dict(arguments, changes))
+            arguments = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
+            stack.enter_context(patch.dict(arguments, {"retry_delay": timedelta(0)}))
+        client = AsyncCustomJobClient(world.backend())
+        stack.enter_context(patch.object(CustomJobOperator, "client", lambda task: client))
         yield
 
 

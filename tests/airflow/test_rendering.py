@@ -37,6 +37,24 @@ def args_of(custom_job: Any, **arguments: Any) -> list[str]:
     return list(container["args"])
 
 
+def test_a_dag_that_renders_natively_leaves_text_as_it_is() -> None:
+    """``"10"`` became a number, which is no argument, and ``"'quoted'"`` lost its quotes."""
+    args = ["--epochs", "10", "True", "None", "[1, 2]", "'quoted'", "{{ 5 }}", "{{ params.image }}"]
+    spec = {**job(*args), "labels": {"of": "{{ ds }}"}}
+    spec["jobSpec"]["workerPoolSpecs"].append("{{ params.pools[0] }}")
+    pool = {"replicaCount": 2, "containerSpec": {"imageUri": "local/py:1"}}
+    with DAG("native", schedule=None, render_template_as_native_obj=True) as dag:
+        operator = CustomJobOperator(task_id="train", custom_job=spec, project_id="{{ ds }}")
+    ready: CustomJobOperator = operator.prepare_for_execution()
+    ready.render_template_fields(
+        {**CONTEXT, "params": {"image": "local/py:1", "pools": [pool]}}, dag.get_template_env()
+    )
+    pools = ready.custom_job["jobSpec"]["workerPoolSpecs"]
+    assert pools[0]["containerSpec"]["args"] == [*args[:6], "5", "local/py:1"]
+    assert pools[1] == pool
+    assert ready.custom_job["labels"] == {"of": "2026-01-02"}
+
+
 # -- what Airflow's own rendering would break ------------------------------------------------------------------------------
 
 

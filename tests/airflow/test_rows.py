@@ -31,6 +31,7 @@ class Airflow:
     def __init__(self) -> None:
         self.states: dict[str, list[str | None]] = {}
         self.xcoms: dict[str, Any] = {}
+        self.refuses = ""
 
     def state_at(self, where: Mapping[str, str]) -> str | None:
         states = self.states[where["task_id"]]
@@ -38,6 +39,8 @@ class Airflow:
 
     async def xcom_at(self, where: Mapping[str, str], key: str) -> Any:
         assert where == RUN
+        if key == self.refuses:
+            raise RuntimeError("no answer")
         return self.xcoms.get(key)
 
 
@@ -145,12 +148,14 @@ def test_a_row_reads_on_when_engine_or_airflow_did_not_answer(
             broken.setattr(rows, "backend_of", lambda _: 1 / 0)
             await asyncio.sleep(0.2)
         await client.supervise(job.job_id, hold_removal=0.5)
+        monkeypatch.setattr(airflow, "refuses", rows.REPLICAS)
         airflow.states["train.run"] = ["success"]
         return (await watching).state
 
     assert asyncio.run(asyncio.wait_for(main(), 30)) == "JOB_STATE_SUCCEEDED"
     assert lines == ["trained"]
-    assert any(text.startswith("the job cannot be read: ") for text in told)
+    for words in ("the job cannot be read: ", "how the replicas ended cannot be read: "):
+        assert any(text.startswith(words) for text in told)
 
 
 @pytest.mark.parametrize(

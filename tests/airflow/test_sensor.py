@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, TaskGroup, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
 
 from airflow_customjob import CustomJobClient, CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, JobState
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
@@ -210,6 +212,102 @@ def test_a_failed_try_is_not_the_end_of_a_task_that_is_tried_again(
     ran = run_dag(dag)
     assert ran.states() == {"submit": "failed", "wait": "failed"}
     assert asked == ["submit"] * 4
+
+
+def test_the_job_of_a_task_that_was_cleared_is_not_its_last(
+    run_dag: RunDag, fake: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter([None, "queued", "success"])
+    asked: list[str] = []
+
+    def state_at(where: dict[str, str]) -> str | None:
+        asked.append(where["task_id"])
+        return next(states)
+
+    monkeypatch.setattr(watching, "state_at", state_at)
+    ran = run_dag(submitted_and_waited_for("cleared", fake, external_task_id="submit"))
+    assert ran.states() == {"submit": "success", "wait": "success"}, ran.log
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    "named", [{"external_task_id": "submit"}, {"external_task_group_id": "group"}], ids=["task", "group"]
+)
+def test_a_task_whose_jobs_record_is_gone_is_believed(
+    run_dag: RunDag, fake: FakeBackend, named: dict[str, Any]
+) -> None:
+    with DAG(f"forgotten_{len(named)}{''.join(named)}", schedule=None) as dag:
+
+        @task
+        def forget() -> None:
+            CustomJobClient(fake).gc()
+
+        arguments: dict[str, Any] = {"custom_job": JOB, "backend": fake, "record_ttl": 0.0}
+        submit: Any = (
+            CustomJobOperator(task_id="submit", **arguments)
+            if "external_task_id" in named
+            else CustomJobTaskGroup("group", **arguments)
+        )
+        submit >> forget() >> CustomJobSensor(task_id="wait", **named, **QUICK)
+    ran = run_dag(dag)
+    assert ran.states()["wait"] == "success", ran.log
+    assert ran.xcom("wait")["display_name"] == "hello"
+    assert CustomJobClient(fake).list() == []
+
+
+def test_a_sensor_asks_again_where_airflow_did_not_answer(
+    run_dag: RunDag, fake: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, look = [], watching.JobWatch._look_up
+    monkeypatch.setattr(watching, "ENGINE_AGAIN", 0.1)
+
+    async def failing_at_first(watch: watching.JobWatch) -> Any:
+        looks.append(watch)
+        if len(looks) == 1:
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={}))
+        return await look(watch)
+
+    monkeypatch.setattr(watching.JobWatch, "_look_up", failing_at_first)
+    ran = run_dag(submitted_and_waited_for("hiccup", fake, external_task_id="submit"))
+    assert ran.states()["wait"] == "success", ran.log
+    assert "Airflow does not answer" in ran.log
+
+
+@pytest.mark.parametrize(
+    ("index", "ends"), [({}, "failed"), ({"external_map_index": 1}, "success")], ids=["none", "one"]
+)
+def test_of_a_group_over_several_jobs_one_has_to_be_named(
+    run_dag: RunDag, fake: FakeBackend, index: dict[str, int], ends: str
+) -> None:
+    with DAG(f"of_several_{ends}", schedule=None) as dag:
+        group = CustomJobTaskGroup.over([JOB, {**JOB, "displayName": "second"}], group_id="train", backend=fake)
+        group >> CustomJobSensor(task_id="wait", external_task_group_id="train", **index, **QUICK)
+    ran = run_dag(dag)
+    assert ran.states()["wait"] == ends, ran.log
+    if index:
+        assert ran.xcom("wait")["display_name"] == "second"
+    else:
+        assert "say by external_map_index which one is meant" in ran.log
+
+
+def test_looks_of_a_rescheduled_sensor_are_a_minute_apart() -> None:
+    for mode, seconds in (("reschedule", 60), ("poke", 5)):
+        assert CustomJobSensor(task_id="wait", external_task_id="train", mode=mode).poke_interval == seconds
+
+
+def test_a_deferred_sensor_has_an_execution_timeout(run_dag: RunDag, fake: FakeBackend, world: FakeWorld) -> None:
+    world.script("workerpool0-0", runs_for_ever())
+    sensor = CustomJobSensor(
+        task_id="wait",
+        external_task_id="train",
+        execution_timeout=timedelta(seconds=60),
+        timeout=3600.0,
+        deferrable=True,
+    )
+    started = SimpleNamespace(start_date=datetime.now(UTC) - timedelta(seconds=20))
+    left = sensor._left({"ti": started})  # type: ignore[typeddict-item]
+    assert left is not None
+    assert timedelta(seconds=35) < left < timedelta(seconds=41)
 
 
 @pytest.mark.parametrize(("primary", "worker", "ends"), [(True, True, "success"), (True, False, "failed")])

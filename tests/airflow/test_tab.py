@@ -175,6 +175,25 @@ def test_a_row_shows_the_job_of_its_group(watched: DagRun, page: Page) -> None:
     assert page.text(".cj-here th") == "workerpool1-1"
 
 
+def test_a_group_over_several_jobs_shows_each_its_own(airflow: RunningAirflow, page: Page) -> None:
+    run = airflow.run("group_over")
+    row = wait_for(
+        "rows", lambda: next((row for name, row in run.tasks().items() if name == "1/workerpool0-0"), None), 240, 0.5
+    )
+    wait_for("a job", lambda: run.xcom_of("train.run", "custom_job_replicas", 1), 240, 0.5)
+    page.open(run.page("train.replicas", f"/mapped/{row['map_index']}/plugin/customjob"))
+    page.wait_for_text("middle")
+    page.wait_for_text("this row")
+    assert page.text(".cj-here th") == "workerpool0-0"
+    page.open(run.page("train.run", "/mapped/1/plugin/customjob"))
+    page.wait_for_text("middle")
+    wait_for("the link of its row", lambda: page.count(".cj td a"), 60, 0.5)
+    assert page.run("[...document.querySelectorAll('.cj td a')].map((a) => a.pathname)") == [
+        run.path("train.replicas", row["map_index"])
+    ]
+    run.end("failed")
+
+
 def test_a_run_shows_its_jobs(watched: DagRun, page: Page) -> None:
     page.open(watched.page("", "/plugin/customjob-run"))
     page.wait_for_text("train.run")

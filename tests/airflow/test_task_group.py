@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, task, task_group
+from airflow.sdk import DAG, Asset, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup
@@ -349,6 +350,51 @@ def test_a_mapped_group_is_refused_by_name(fake: FakeBackend) -> None:
 
         with pytest.raises(ValueError, match="cannot be inside a mapped task group"):
             sweeps.expand(number=[1, 2])
+
+
+def test_default_arguments_reach_the_task_that_they_are_for(fake: FakeBackend) -> None:
+    """The job ran on the default backend, and its model was told by every task but the one that knows of it."""
+    model = Asset("model")
+    with DAG("defaults", schedule=None, default_args={"backend": "docker", "outlets": [model], "pool": "gpu"}) as dag:
+        CustomJobTaskGroup("train", custom_job=job_of(1))
+        CustomJobTaskGroup.over("{{ specs }}", group_id="over")
+    for task_id in ("train.plan", "train.run", "over.plan", "over.run"):
+        operator: Any = dag.get_task(task_id)
+        operator = operator.unmap({"custom_job": JOB}) if operator.is_mapped else operator
+        assert operator.backend == "docker"
+    told = {task.task_id for task in dag.tasks if task.outlets}
+    assert told == {"train.job", "over.job"}
+    # a deferred row would keep a slot of a pool with include_deferred from the job that it waits for
+    assert {task.task_id for task in dag.tasks if task.pool != "gpu"} == {"train.workerpool0.replica", "over.replicas"}
+
+
+@pytest.mark.parametrize("kind", ["one", "over", "text"])
+def test_the_trigger_rule_is_that_of_the_first_task(run_dag: RunDag, fake: FakeBackend, kind: str) -> None:
+    with DAG(f"trigger_rule_{kind}", schedule=None) as dag:
+
+        @task
+        def skipped() -> None:
+            raise AirflowSkipException
+
+        @task
+        def other() -> None: ...
+
+        arguments: dict[str, Any] = {"backend": fake, "trigger_rule": "none_failed_min_one_success"}
+        made = {
+            "one": lambda: CustomJobTaskGroup("train", custom_job=job_of(1), **arguments),
+            "over": lambda: CustomJobTaskGroup.over([job_of(1)], group_id="train", **arguments),
+            "text": lambda: CustomJobTaskGroup.over("[{{ spec() }}]", group_id="train", **arguments),
+        }
+        dag.user_defined_macros = {"spec": lambda: json.dumps(job_of(1))}
+        [skipped(), other()] >> made[kind]()
+    ran = run_dag(dag)
+    assert ran.states()["train.run"] == "success", ran.log
+
+
+def test_a_dag_that_fails_fast_may_have_a_group(run_dag: RunDag, fake: FakeBackend) -> None:
+    with DAG("fails_fast", schedule=None, fail_fast=True) as dag:
+        CustomJobTaskGroup("train", custom_job=job_of(1, 1), backend=fake)
+    assert run_dag(dag).run.state == "success"
 
 
 def test_its_other_arguments_are_those_of_run(fake: FakeBackend) -> None:

@@ -45,17 +45,18 @@ class Build:
     """Packages that go into an image.
 
     :param base: the executor image: its digest is part of the key where that is known, else its name.
+    :param platform: of the nodes that the user's Pod is for, ``amd64``; empty: it does not say.
     """
 
     base: str
     packages: tuple[Fetched, ...]
     backend: KubernetesBackend = field(repr=False)
+    platform: str = ""
 
     @property
     def key(self) -> str:
-        return content_key(
-            self.base.rpartition("@")[2], self.packages, options=(self.repository, *self.backend.index_urls)
-        )[:24]
+        options = (self.repository, *self.backend.index_urls, *filter(None, (self.platform,)))
+        return content_key(self.base.rpartition("@")[2], self.packages, options=options)[:24]
 
     @property
     def repository(self) -> str:

@@ -38,6 +38,8 @@ AGAIN = 0.5
 """Seconds between two looks at a builder that has nothing to tell yet."""
 USED_EVERY = 24 * 3600.0
 """Seconds after which it is written down again that an image is in use."""
+ARCHITECTURE = "kubernetes.io/arch"
+"""Kubernetes' label of nodes: an image that is made on one kind of them is of no use to another."""
 IMAGE, VERSIONS = "image", "versions"
 USED_AT = f"{names.PREFIX}/used-at"
 _WAITS = f"{names.PREFIX}/waits-"
@@ -67,7 +69,8 @@ class Builds:
 
         :raises LaunchRefused: they cannot be installed, or the image cannot be kept.
         """
-        build = Build(await pinned(base, self._backend, say), packages, self._backend)
+        platform = str(self._template.get("spec", {}).get("nodeSelector", {}).get(ARCHITECTURE, ""))
+        build = Build(await pinned(base, self._backend, say), packages, self._backend, platform)
         known = await self._known(build)
         if known is not None:
             say(f"{build.names}: installed before, image {known.image} (cache hit)")

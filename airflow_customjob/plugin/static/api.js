@@ -1,6 +1,6 @@
 // Airflow's own REST API, asked by the user's own session; and the clock of what is asked again and again.
 
-import { isDocument, isTerminal, newer, ownerOf, stateOf } from "./model.js";
+import { isDocument, isTerminal, newer, ownerOf, rowOf, stateOf } from "./model.js";
 
 const { useEffect, useState } = globalThis.React;
 
@@ -77,16 +77,16 @@ async function loadOwners(at, signal) {
   };
 }
 
-/** The rows of a group, by the replica or pool that they are of. */
+/** The rows of a group, by the replica or pool that they are of. In a group over several jobs a row begins with its job's number. */
 async function loadRows(at, group, signal) {
-  const rows = new Map();
+  const rows = new Map(), prefix = at.mapIndex < 0 ? "" : `${at.mapIndex}/`;
   for (let offset = 0, total = 1; offset < total; offset += PAGE) {
     const path = `${runPath(at)}/taskInstances?task_group_id=${part(group)}&limit=${PAGE}&offset=${offset}`;
     const found = await get(path, signal);
     total = found?.total_entries ?? 0;
     for (const ti of found?.task_instances ?? []) {
-      if (ti.operator_name === "ReplicaRowOperator" && ti.rendered_map_index) {
-        rows.set(ti.rendered_map_index, { ...at, taskId: ti.task_id, mapIndex: ti.map_index });
+      if (ti.operator_name === "ReplicaRowOperator" && ti.rendered_map_index?.startsWith(prefix)) {
+        rows.set(ti.rendered_map_index.slice(prefix.length), { ...at, taskId: ti.task_id, mapIndex: ti.map_index });
       }
     }
   }
@@ -106,15 +106,16 @@ async function loadTask(page, before, signal) {
   let ti;
   if (!xcoms.values.job) {
     ti = await taskInstance(page, signal);
-    const owner = ownerOf(page.taskId, (await loadOwners(page, signal)).entries.map((entry) => entry.taskId));
-    if (owner && owner !== at.taskId) {
-      at = { ...page, taskId: owner, mapIndex: -1 };
-      replica = ti?.operator_name === "ReplicaRowOperator" ? ti.rendered_map_index ?? "" : "";
+    const owner = isOurs(ti) ? ownerOf(page.taskId, (await loadOwners(page, signal)).entries) : undefined;
+    if (owner && owner.taskId !== at.taskId) {
+      const row = ti.operator_name === "ReplicaRowOperator" ? rowOf(ti.rendered_map_index ?? "") : undefined;
+      at = { ...page, taskId: owner.taskId, mapIndex: owner.isMapped ? row?.job ?? page.mapIndex : -1 };
+      replica = row?.replica ?? "";
       xcoms = await loadXComs(at, undefined, signal);
     }
   }
   if (!xcoms.values.job) {
-    const expected = /CustomJob|ReplicaRow/.test(ti?.operator_name ?? "");
+    const expected = isOurs(ti);
     return { at, none: expected ? "not yet" : "never", over: !expected || ENDED_TASK.includes(ti?.state) };
   }
   const rows = await rowsOf(at, before, xcoms, signal);
@@ -132,6 +133,7 @@ async function rowsOf(at, before, xcoms, signal) {
   return { found, at: known?.found.size === found.size ? Infinity : Date.now() };
 }
 
+const isOurs = (ti) => /CustomJob|ReplicaRow/.test(ti?.operator_name ?? "");
 const isOver = (job) => isDocument(job) && isTerminal(stateOf(job));
 
 /** What a run's tab shows: {jobs: [{at, job}], total, over}. */

@@ -137,12 +137,20 @@ function countsOf(replicas) {
   return counts.filter(([, count]) => count);
 }
 
-/** The group of tasks whose job a task belongs to: its task "run" is the owner.
- *  @param owners ids of the run's tasks that have a job */
+/** The group of tasks whose job a task belongs to: its task "run" is the owner, {taskId, isMapped}.
+ *  @param owners {taskId, mapIndex} of the run's tasks that have a job */
 export function ownerOf(taskId, owners) {
-  const groups = owners.filter((id) => id.endsWith(".run")).map((id) => id.slice(0, -"run".length));
+  const groups = owners.map((one) => one.taskId).filter((id) => id.endsWith(".run")).map((id) => id.slice(0, -"run".length));
   const mine = groups.filter((group) => taskId.startsWith(group)).sort((a, b) => b.length - a.length);
-  return mine.length ? `${mine[0]}run` : undefined;
+  if (!mine.length) return undefined;
+  const owner = `${mine[0]}run`;
+  return { taskId: owner, isMapped: owners.some((one) => one.taskId === owner && one.mapIndex >= 0) };
+}
+
+/** Which job's which replica a row is of: "2/workerpool1-3", or "workerpool1-3" in a group of one job. */
+export function rowOf(label) {
+  const [, job, replica] = /^(?:(\d+)\/)?(.*)$/.exec(label);
+  return { job: job === undefined ? undefined : Number(job), replica };
 }
 
 /** "4.2s", "3m05s", "2h03m", "7d0h", as the command line writes them. */
