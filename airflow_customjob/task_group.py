@@ -35,7 +35,8 @@ _PLANNING = {name for name in inspect.signature(CustomJobOperator.__init__).para
 Arguments = dict[str, Any]
 _SILENT: Arguments = {"outlets": []}
 """Assets among ``default_args`` are for ``job``, which knows what became of them."""
-_ROW: Arguments = {**_SILENT, "pool": DEFAULT_POOL, "pool_slots": 1}
+_AFTER_FIRST: Arguments = {**_SILENT, "trigger_rule": "all_success"}
+_ROW: Arguments = {**_AFTER_FIRST, "pool": DEFAULT_POOL, "pool_slots": 1}
 """A row that is deferred in a pool with ``include_deferred`` would keep a slot there from the job that it waits for."""
 
 
@@ -94,14 +95,14 @@ class CustomJobTaskGroup(TaskGroup):
         assets = list(outlets) if isinstance(outlets, Sequence) else [outlets]
         told: Arguments = {} if outlets is None else {"outlets": assets}
         run |= {} if backend is None else {"backend": backend}
-        begins = {"trigger_rule": run.pop("trigger_rule")} if "trigger_rule" in run else {}
+        begins = {name: run.pop(name) for name in ("trigger_rule",) if name in run}
         planning = {name: value for name, value in run.items() if name in _PLANNING}
         self._tasks(
             custom_job,
             rows,
             begins,
             plan={"task_id": "plan", "rows": rows, **_SILENT, **planning},
-            run={"task_id": RUN, "hold_removal": 0.0 if rows == "none" else row_grace, **_SILENT, **run},
+            run={"task_id": RUN, "hold_removal": 0.0 if rows == "none" else row_grace, **_AFTER_FIRST, **run},
             job={"task_id": "job", "trigger_rule": "all_success" if self.dag.fail_fast else "all_done", **told},
         )
 
@@ -166,13 +167,13 @@ class _OverJobs(CustomJobTaskGroup):
         with self:
             if isinstance(custom_job, str):
                 listed = CustomJobListOperator(task_id="jobs", custom_jobs=custom_job, **_SILENT, **begins)
-                custom_job, begins = listed.output, {}
-            planned = CustomJobPlanOperator.partial(**begins, **plan).expand(custom_job=custom_job)
+                custom_job, begins = listed.output, _AFTER_FIRST
+            planned = CustomJobPlanOperator.partial(**plan | begins).expand(custom_job=custom_job)
             self.run = CustomJobOperator.partial(**run).expand(custom_job=custom_job)
             self.job = CustomJobResultOperator.partial(run_task_id=self.run.task_id, **job).expand(
                 custom_job=custom_job
             )
             planned >> self.run >> self.job
             if rows != "none":
-                names = CustomJobRowsOperator(task_id="rows", plans=planned.output, rows=rows, **_SILENT)
+                names = CustomJobRowsOperator(task_id="rows", plans=planned.output, rows=rows, **_AFTER_FIRST)
                 names >> self._rows("replicas").expand_kwargs(names.output) >> self.job

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, Asset, task, task_group
+from airflow.sdk import DAG, Asset, TriggerRule, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_customjob import CustomJobOperator, CustomJobSensor, CustomJobTaskGroup
@@ -368,7 +368,7 @@ def test_default_arguments_reach_the_task_that_they_are_for(fake: FakeBackend) -
     assert {task.task_id for task in dag.tasks if task.pool != "gpu"} == {"train.workerpool0.replica", "over.replicas"}
 
 
-@pytest.mark.parametrize("kind", ["one", "over", "text"])
+@pytest.mark.parametrize("kind", ["one", "default", "over", "text"])
 def test_the_trigger_rule_is_that_of_the_first_task(run_dag: RunDag, fake: FakeBackend, kind: str) -> None:
     with DAG(f"trigger_rule_{kind}", schedule=None) as dag:
 
@@ -379,9 +379,11 @@ def test_the_trigger_rule_is_that_of_the_first_task(run_dag: RunDag, fake: FakeB
         @task
         def other() -> None: ...
 
-        arguments: dict[str, Any] = {"backend": fake, "trigger_rule": "none_failed_min_one_success"}
+        rule = {"trigger_rule": "none_failed_min_one_success"}
+        arguments: dict[str, Any] = {"backend": fake, **({"default_args": rule} if kind == "default" else rule)}
         made = {
             "one": lambda: CustomJobTaskGroup("train", custom_job=job_of(1), **arguments),
+            "default": lambda: CustomJobTaskGroup("train", custom_job=job_of(1), **arguments),
             "over": lambda: CustomJobTaskGroup.over([job_of(1)], group_id="train", **arguments),
             "text": lambda: CustomJobTaskGroup.over("[{{ spec() }}]", group_id="train", **arguments),
         }
@@ -389,6 +391,9 @@ def test_the_trigger_rule_is_that_of_the_first_task(run_dag: RunDag, fake: FakeB
         [skipped(), other()] >> made[kind]()
     ran = run_dag(dag)
     assert ran.states()["train.run"] == "success", ran.log
+    rules = {task.task_id: TriggerRule(task.trigger_rule) for task in dag.tasks if task.task_id.startswith("train.")}
+    first = "train.jobs" if kind == "text" else "train.plan"
+    assert {name for name, rule in rules.items() if rule == "none_failed_min_one_success"} == {first}
 
 
 def test_a_dag_that_fails_fast_may_have_a_group(run_dag: RunDag, fake: FakeBackend) -> None:

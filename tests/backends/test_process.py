@@ -254,6 +254,8 @@ def test_a_reused_process_id_belongs_to_somebody_else(
         _, (ref,) = await bench.created(sleeps())
         innocent = popen("sh", "-c", "sleep 1008 & wait", start_new_session=leads_a_session)
         try:
+            while not below(innocent.pid):  # its child, which it may be late with
+                await asyncio.sleep(0.02)
             _claim(folders, ref, innocent.pid, boot=boot_id())
             await bench.engine.stop([ref], 0.1)
             assert (await bench.seen())["workerpool0-0"].phase is Phase.LOST
