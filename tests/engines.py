@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shlex
 import shutil
@@ -72,6 +73,14 @@ class OwnDocker:
     def down(self) -> None:
         """Stop it and remove all it had."""
         self._do("down")
+
+    def stored(self, container: str) -> list[str]:
+        """The whole lines of standard output that the daemon has put away of a container, by its name."""
+        for folder in Path(f"/var/lib/customjob-docker-{self.instance}/containers").iterdir():
+            if json.loads((folder / "config.v2.json").read_bytes())["Name"] == f"/{container}":
+                entries = (folder / f"{folder.name}-json.log").read_text().splitlines()
+                return [entry["log"].removesuffix("\n") for entry in map(json.loads, entries)]
+        raise AssertionError(f"the Docker of its own has no container {container}")
 
     def _do(self, command: str) -> None:
         done = dev_engines(command, "docker", instance=self.instance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -128,7 +130,7 @@ class Registry:
 def registry(
     folder: Path, address: str, login: str = "", certificate: tuple[Path, Path] | None = None
 ) -> Iterator[Registry]:
-    """One that is gone afterwards, with all that it holds.
+    """One that is gone afterwards, with all that it holds; another test session of this machine that wants the same address waits.
 
     :param certificate: and its key, for TLS.
     """
@@ -144,19 +146,27 @@ def registry(
         f"version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {folder}/data\n"
         f"http:\n  addr: {address}\n{tls}{auth}"
     )
+    with _only_at(address):
+        log = folder / "registry.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(["docker-registry", "serve", config], stdout=output, stderr=output)
+        try:
+            made = Registry(address, login, folder, log, certificate and certificate[0])
+            _wait_for(made, process)
+            yield made
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _only_at(address: str) -> Iterator[None]:
     host, _, port = address.partition(":")
-    with socket.socket() as probe:
-        assert probe.connect_ex((host, int(port))), f"another registry answers at {address}"
-    log = folder / "registry.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(["docker-registry", "serve", config], stdout=output, stderr=output)
-    try:
-        made = Registry(address, login, folder, log, certificate and certificate[0])
-        _wait_for(made, process)
-        yield made
-    finally:
-        process.kill()
-        process.wait()
+    with (Path(tempfile.gettempdir()) / f"customjob-registry-{address}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with socket.socket() as probe:
+            assert probe.connect_ex((host, int(port))), f"another registry answers at {address}"
+        yield
 
 
 def _wait_for(made: Registry, process: subprocess.Popen[bytes]) -> None:
