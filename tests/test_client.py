@@ -17,7 +17,8 @@ import pytest
 from airflow_customjob.backends.base import EngineError, JobObjects, LogLine, ReplicaRef, StoredRecord
 from airflow_customjob.backends.fake import FakeWorld, cannot_start, exits, run_in_virtual_time, runs_for_ever
 from airflow_customjob.backends.fake.backend import register
-from airflow_customjob.client import AsyncCustomJobClient, CustomJobClient, Job, NoSuchJob, new_owner
+from airflow_customjob.client import AsyncCustomJobClient, CustomJobClient
+from airflow_customjob.job import Job, NoSuchJob, new_owner
 from airflow_customjob.plan.types import JobId, JobOptions, JobRequest
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.spec.problem import SpecError

@@ -35,7 +35,7 @@ class UsageError(Exception):
 def explain(error: Exception) -> tuple[str, int]:
     """An error in words for people, and the exit code."""
     from airflow_customjob.backends.base import EngineError
-    from airflow_customjob.client import NoSuchJob
+    from airflow_customjob.job import NoSuchJob
     from airflow_customjob.spec.problem import SpecError
     from airflow_customjob.supervisor.claims import ClaimRefused
     from airflow_customjob.supervisor.record import RecordError

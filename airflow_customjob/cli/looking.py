@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from airflow_customjob.cli import arguments, detach, exits, shown
 
 if TYPE_CHECKING:
-    from airflow_customjob.client import CustomJobClient, Job
+    from airflow_customjob.client import CustomJobClient
+    from airflow_customjob.job import Job
 
 
 def _client(args: argparse.Namespace) -> CustomJobClient:

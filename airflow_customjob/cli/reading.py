@@ -61,7 +61,7 @@ def validate(args: argparse.Namespace) -> int:
 
 def render(args: argparse.Namespace) -> int:
     """``customjob render``."""
-    from airflow_customjob.client import request_of
+    from airflow_customjob.job import request_of
     from airflow_customjob.plan.identity import new_job_id
     from airflow_customjob.plan.job_plan import make_plan
 

@@ -19,7 +19,8 @@ from airflow_customjob.cli import arguments, exits
 from airflow_customjob.cli.progress import Reporter, reporting
 
 if TYPE_CHECKING:
-    from airflow_customjob.client import AsyncCustomJobClient, Job
+    from airflow_customjob.client import AsyncCustomJobClient
+    from airflow_customjob.job import Job
     from airflow_customjob.plan.types import JobId
     from airflow_customjob.supervisor.record import Owner
 
@@ -93,7 +94,7 @@ def supervise(args: argparse.Namespace) -> int:
 
 async def _owner(client: AsyncCustomJobClient, job_id: JobId) -> Owner:
     """A later try of whoever has the job, so that the same spec adopts it; else somebody new."""
-    from airflow_customjob.client import NoSuchJob, new_owner
+    from airflow_customjob.job import NoSuchJob, new_owner
 
     owner = new_owner()
     try:
@@ -143,7 +144,7 @@ async def _until_interrupted(
     driving: Coroutine[Any, Any, Job], client: AsyncCustomJobClient, job_id: JobId, reporter: Reporter
 ) -> Job | None:
     """The ended job, also where a signal ended it; None where a second signal left it as it was."""
-    from airflow_customjob.client import NoSuchJob
+    from airflow_customjob.job import NoSuchJob
 
     task = asyncio.ensure_future(driving)
     loop = asyncio.get_running_loop()

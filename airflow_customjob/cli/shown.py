@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_customjob.backends.base import Phase, ReplicaStatus, Usage
 
 if TYPE_CHECKING:
-    from airflow_customjob.client import Job
+    from airflow_customjob.job import Job
     from airflow_customjob.plan.types import JobPlan, PoolPlan, ReplicaPlan
     from airflow_customjob.written import Written
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
 from airflow_customjob.backends.base import EngineError
-from airflow_customjob.client import Job, NoSuchJob
+from airflow_customjob.job import Job, NoSuchJob
 from airflow_customjob.links import links_of
 from airflow_customjob.operators.rendering import bad_input_fails
 from airflow_customjob.plan.types import ClusterSpec, JobOptions, SingleReplica

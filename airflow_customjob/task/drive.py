@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from airflow_customjob.backends.base import EngineError, LogLine
-from airflow_customjob.client import AsyncCustomJobClient, Job
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.job import Job
 from airflow_customjob.supervisor.ownership import Canceller, Verdict
 from airflow_customjob.supervisor.record import JobRecord
 from airflow_customjob.task.identity import Held

@@ -33,7 +33,7 @@ from airflow_customjob.supervisor.result import resource_name
 from airflow_customjob.written import Written, directory_here, model_of
 
 if TYPE_CHECKING:
-    from airflow_customjob.client import Job
+    from airflow_customjob.job import Job
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_customjob.backends.base import EngineError
-from airflow_customjob.client import AsyncCustomJobClient, Job, NoSuchJob
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.job import Job, NoSuchJob
 from airflow_customjob.spec.airflow_states import job_state_of
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.follow import Sink

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from airflow_customjob.backends.fake import FakeWorld, Script
-from airflow_customjob.client import AsyncCustomJobClient, CustomJobClient, Job
+from airflow_customjob.client import AsyncCustomJobClient, CustomJobClient
+from airflow_customjob.job import Job
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG

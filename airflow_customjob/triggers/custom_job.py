@@ -15,7 +15,7 @@ from airflow_customjob.task.comms import ask_airflow
 from airflow_customjob.task.identity import Held, is_same_task, state_at, told
 
 if TYPE_CHECKING:
-    from airflow_customjob.client import Job
+    from airflow_customjob.job import Job
     from airflow_customjob.task.drive import Driver
 
 ENDED, TIMED_OUT, LOST_IT = "ended", "timed out", "lost it"
@@ -86,13 +86,16 @@ class CustomJobTrigger(BaseTrigger):
         await self._once.to_its_end()
 
     async def _kill(self) -> None:
-        from airflow_customjob.client import NoSuchJob
+        from airflow_customjob.job import NoSuchJob
         from airflow_customjob.supervisor.supervise import Fenced
 
         driver = await self._driver()
-        with suppress(Fenced, NoSuchJob, TimeoutError):
-            async with asyncio.timeout(GIVE_UP):
-                verdict, state = await self._cancel(driver)
+        with suppress(Fenced, NoSuchJob):
+            try:
+                async with asyncio.timeout(GIVE_UP):
+                    verdict, state = await self._cancel(driver)
+            except TimeoutError:
+                return
             if verdict is Verdict.CANCEL:
                 ended = state in ENDED_TASK  # one that was cleared may show its next job by now
                 async with driver.at_work() if ended else nullcontext():

@@ -62,7 +62,8 @@ class ReplicaRowTrigger(BaseTrigger):
 
     async def _cancel(self) -> None:
         from airflow_customjob.backends.base import EngineError
-        from airflow_customjob.client import AsyncCustomJobClient, NoSuchJob
+        from airflow_customjob.client import AsyncCustomJobClient
+        from airflow_customjob.job import NoSuchJob
         from airflow_customjob.supervisor.ownership import UNKNOWN, Canceller
         from airflow_customjob.task.comms import ask_airflow
         from airflow_customjob.task.identity import state_at

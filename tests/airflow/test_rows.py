@@ -11,7 +11,8 @@ import pytest
 
 from airflow_customjob.backends.base import Phase, ReplicaRef, ReplicaStatus
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
-from airflow_customjob.client import AsyncCustomJobClient, Job, new_owner
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.job import Job, new_owner
 from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.spec.job_state import JobState
 from airflow_customjob.supervisor.ownership import UNKNOWN

@@ -15,7 +15,7 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 
 from airflow_customjob import CustomJobClient, CustomJobOperator, CustomJobSensor, CustomJobTaskGroup, JobState
 from airflow_customjob.backends.fake import FakeBackend, FakeWorld, exits, runs_for_ever
-from airflow_customjob.client import new_owner
+from airflow_customjob.job import new_owner
 from airflow_customjob.task import watching, xcoms
 from airflow_customjob.task.watching import RefError, parse_ref
 from tests.airflow.conftest import JOB, Ran

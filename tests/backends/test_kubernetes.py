@@ -27,7 +27,8 @@ from airflow_customjob.backends.base import EngineError, LaunchRefused, LogLine,
 from airflow_customjob.backends.kubernetes import KubernetesBackend, judge
 from airflow_customjob.backends.kubernetes.permissions import NEEDED
 from airflow_customjob.backends.kubernetes.sharing import api_of
-from airflow_customjob.client import AsyncCustomJobClient, Job
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.job import Job
 from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.types import ClusterSpec, JobOptions
 from airflow_customjob.spec.job_state import JobState

@@ -20,7 +20,7 @@ import pytest
 from airflow_customjob.backends.base import Retention
 from airflow_customjob.backends.kubernetes import KubernetesBackend, builders, builds, packages
 from airflow_customjob.backends.kubernetes.sharing import api_of
-from airflow_customjob.client import Job
+from airflow_customjob.job import Job
 from airflow_customjob.plan.types import Prepared
 from airflow_customjob.spec.job_state import JobState
 from tests.backends.test_kubernetes import (  # noqa: F401 - a fixture among them

@@ -19,7 +19,8 @@ import pytest
 
 from airflow_customjob.backends.kubernetes import KubernetesBackend, names, packages
 from airflow_customjob.backends.kubernetes.api import Api
-from airflow_customjob.client import AsyncCustomJobClient, Job
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.job import Job
 from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.spec.job_state import JobState
 from tests.backends.test_kubernetes import (  # noqa: F401 - a fixture among them

@@ -28,7 +28,8 @@ from airflow_customjob.backends.base import Backend, LogLine, ReplicaRef, Replic
 from airflow_customjob.backends.docker import DockerBackend
 from airflow_customjob.backends.kubernetes import KubernetesBackend
 from airflow_customjob.backends.process import ProcessBackend
-from airflow_customjob.client import CustomJobClient, Job
+from airflow_customjob.client import CustomJobClient
+from airflow_customjob.job import Job
 from airflow_customjob.plan.identity import new_job_id
 from airflow_customjob.plan.types import JobId, JobOptions
 

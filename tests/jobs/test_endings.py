@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from airflow_customjob.client import CustomJobClient, Job
+from airflow_customjob.client import CustomJobClient
+from airflow_customjob.job import Job
 from airflow_customjob.plan.types import JobOptions
 from airflow_customjob.spec.job_state import JobState
 from tests.engines import STALL

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from airflow_customjob.client import AsyncCustomJobClient, Job
+from airflow_customjob.client import AsyncCustomJobClient
+from airflow_customjob.job import Job
 from airflow_customjob.spec.job_state import JobState
 from tests.jobs.conftest import DOCKER, DockerPlace, job_of, on, shell
 

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from airflow_customjob.backends.base import EngineError
 from airflow_customjob.backends.process import ProcessBackend
-from airflow_customjob.client import AsyncCustomJobClient, CustomJobClient, NoSuchJob
+from airflow_customjob.client import AsyncCustomJobClient, CustomJobClient
+from airflow_customjob.job import NoSuchJob
 from airflow_customjob.plan.types import JobId
 from airflow_customjob.spec import SpecError
 from airflow_customjob.supervisor.ownership import Claim
