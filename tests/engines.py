@@ -75,7 +75,10 @@ class OwnDocker:
         self._do("down")
 
     def stored(self, container: str) -> list[str]:
-        """The whole lines of standard output that the daemon has put away of a container, by its name."""
+        """What the daemon has put away of what a container has said, line by line.
+
+        :param container: its name.
+        """
         for folder in Path(f"/var/lib/customjob-docker-{self.instance}/containers").iterdir():
             if json.loads((folder / "config.v2.json").read_bytes())["Name"] == f"/{container}":
                 entries = (folder / f"{folder.name}-json.log").read_text().splitlines()

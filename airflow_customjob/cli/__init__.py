@@ -47,7 +47,7 @@ def _command(argv: Sequence[str]) -> int:
 def _never_fail_to_encode() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # one that cannot is passed over
 
 
 def _discard_output() -> None:

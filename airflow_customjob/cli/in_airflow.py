@@ -17,7 +17,7 @@ def get_commands() -> list[CLICommand]:
     from airflow.cli.cli_config import ActionCommand, Arg
 
     told = "validate, render, run, supervise, list, describe, logs, cancel or gc, and its arguments; COMMAND --help shows an example"
-    rest = Arg(("argv",), nargs=argparse.REMAINDER, metavar="COMMAND ...", help=told)  # type: ignore[no-untyped-call]
+    rest = Arg(("argv",), nargs=argparse.REMAINDER, metavar="COMMAND ...", help=told)  # type: ignore[no-untyped-call] # Airflow gives it none
     return [ActionCommand("customjob", "Run Vertex AI's CustomJobs on one's own machines", _run, (rest,))]
 
 

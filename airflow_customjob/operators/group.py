@@ -207,7 +207,7 @@ class ReplicaRowOperator(BaseOperator):
         if state not in ENDED_TASK:
             if is_dag_test(context):
                 pause = timedelta(seconds=0 if state in NOT_BEGUN else 1)
-                raise AirflowRescheduleException(datetime.now(UTC) + pause)  # type: ignore[no-untyped-call]
+                raise AirflowRescheduleException(datetime.now(UTC) + pause)  # type: ignore[no-untyped-call] # Airflow gives it none
             self.defer(trigger=ReplicaRowTrigger(run, me, self.row), method_name=self.execute_complete.__name__)
         return self._result(self._replay(run))
 

@@ -233,7 +233,7 @@ def write_layer(tree: str, at: str, out: BinaryIO) -> tuple[str, int]:
     """
     hashed = _Hashed(gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=out, mtime=0))
     counted = 0
-    with hashed.file, tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
+    with hashed.file, tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload] # it only writes
         root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         stack = [(root, at.strip("/"))]
         tar.addfile(_entry(stack[0][1], tarfile.DIRTYPE, 0o755))

@@ -82,7 +82,7 @@ class _Checked:
 
         sink.restart()
         self._sink = sink
-        self._sum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+        self._sum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call] # it has no types
 
     @property
     def crc32c(self) -> str:
@@ -116,7 +116,7 @@ def client_for(conn_id: str | None) -> tuple[Any, str]:
             who = f"{getattr(found, 'service_account_email', '') or 'the application default credentials'}"
         except DefaultCredentialsError:
             pass
-    anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]
+    anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call] # it has no types
     return storage.Client(project="customjob", credentials=found or anonymous), who
 
 

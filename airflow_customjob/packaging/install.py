@@ -223,7 +223,7 @@ def _download(url: str, path: str, size: int) -> tuple[str, int]:
     """The sha256 of what came, and its size; one byte more than expected is enough to know."""
     digest, got = hashlib.sha256(), 0
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - http(s), as was fetched before
-    with urllib.request.urlopen(request, timeout=STALL) as answer, open(path, "wb") as file:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=STALL) as answer, open(path, "wb") as file:  # noqa: S310 - likewise
         while got <= size:
             data = answer.read(min(_CHUNK, size + 1 - got))
             if not data:

@@ -40,7 +40,7 @@ JOB: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
-    """The database of this session's AIRFLOW_HOME, which ``dag.test()`` needs: a copy of one that was migrated once."""
+    """The database of this test run's AIRFLOW_HOME, which ``dag.test()`` needs: a copy of one that was migrated once."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-customjob"
     kept, here = cache / f"airflow-{version('apache-airflow-core')}.db", Path(os.environ["AIRFLOW_HOME"], "airflow.db")
     if kept.exists():

@@ -26,11 +26,13 @@ def place(own_docker: OwnDocker, folder: Path) -> Iterator[DockerPlace]:
     made.close()
 
 
-def restart(docker: OwnDocker, gracefully: bool) -> None:
+def restart(docker: OwnDocker, gracefully: bool, while_down: Callable[[], None] = lambda: None) -> None:
+    """:param while_down: called between a killed daemon's end and its next start."""
     if gracefully:
         docker.restart()
     else:
         docker.kill()
+        while_down()
         docker.up()
 
 
@@ -67,13 +69,13 @@ def test_replicas_are_lost_and_start_again(
     script = counts_its_starts(place.folder)
     running, told, job_id = place.start(job_of(shell(script), shell(script, count=2)))
     eventually(lambda: len([line for line in told.lines if line.text == "tick 5"]) == 3, "three replicas at work")
-    in_flight = {}
-    if gracefully:
-        own_docker.restart()
-    else:
-        own_docker.kill()
-        in_flight = {ref.replica: said_of(place, ref)[len(own_docker.stored(ref.name)) :] for ref in refs_of(told)}
-        own_docker.up()
+    in_flight: dict[str, list[str]] = {}
+
+    def look() -> None:
+        for ref in refs_of(told):
+            in_flight[ref.replica] = said_of(place, ref)[len(own_docker.stored(ref.name)) :]
+
+    restart(own_docker, gracefully, look)
     job = running.result(PATIENCE)
     assert job.state is JobState.JOB_STATE_SUCCEEDED, job.error
     assert (job.record.attempt, job.record.restarts["workerpool0-0"]) == (0, 1)

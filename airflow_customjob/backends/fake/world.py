@@ -301,7 +301,7 @@ class FakeWorld:
         for after, text in script.output:
             texts[after].append(text)
         for after, parts in texts.items():
-            self._soon(replica, after, lambda parts=parts: self._print(replica, "".join(parts)))  # type: ignore[misc]
+            self._soon(replica, after, lambda parts=parts: self._print(replica, "".join(parts)))  # type: ignore[misc] # a default binds it now
         if ending is not None:
             self._soon(replica, ending.after, lambda: self._end(replica, ending))
 

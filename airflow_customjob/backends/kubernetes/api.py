@@ -121,11 +121,11 @@ class Api:
         for turn in range(1, TRIES + 1):
             try:
                 async with self._answer(method, path, query, body, content_type, TIMEOUT) as response:
-                    return read(await response.read())  # type: ignore[no-any-return]
+                    return read(await response.read())  # type: ignore[no-any-return] # JSON, or what the caller reads
             except ApiError as error:
                 if turn == TRIES or not _is_put_off(error):
                     raise
-                await asyncio.sleep(random.uniform(0.05, 0.1) * 2**turn)  # noqa: S311
+                await asyncio.sleep(random.uniform(0.05, 0.1) * 2**turn)  # noqa: S311 - it spreads callers, and hides nothing
         raise AssertionError("unreachable")
 
     @asynccontextmanager

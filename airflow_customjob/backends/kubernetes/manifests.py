@@ -256,7 +256,7 @@ def _parts(
 
     if "/dev/shm" not in _mounted(context.template):  # noqa: S108 - in the replica
         limit = {"sizeLimit": backend.shm_size} if backend.shm_size else {}
-        mounts.append(mount("customjob-shm", "/dev/shm", emptyDir={"medium": "Memory", **limit}))  # noqa: S108
+        mounts.append(mount("customjob-shm", "/dev/shm", emptyDir={"medium": "Memory", **limit}))  # noqa: S108 - likewise
     if buckets := _buckets(backend):
         mounts.append(mount("customjob-gcs", GCS, **buckets))
     if plan.options.google_credentials:
@@ -376,7 +376,8 @@ def template_of(backend: KubernetesBackend) -> dict[str, Any]:
         ]
         template["spec"] = {**template["spec"], "containers": renamed}
     template = merged({"metadata": {"annotations": names.DEFAULTS}}, template)
-    return json.loads(json.dumps(template, default=str))  # type: ignore[no-any-return]
+    plain: dict[str, Any] = json.loads(json.dumps(template, default=str))
+    return plain
 
 
 def _mounted(template: dict[str, Any]) -> set[str]:

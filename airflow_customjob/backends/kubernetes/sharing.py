@@ -126,7 +126,7 @@ def _in_cluster() -> tuple[Any, str | None]:
     from kubernetes_asyncio.config import load_incluster_config
 
     configuration = Configuration()
-    load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call] # it has no types
     return configuration, _own_namespace()
 
 
