@@ -294,6 +294,8 @@ class Scene:
                     case for case in (*undecided, *ready) if case.path is not AT_LAST and not self._is_over(case)
                 ]
                 time.sleep(0.1)
+            # Whoever ends a job, or holds its ended replicas for a group's rows, is the triggerer: nobody would go on when all are over.
+            self._wait([case for case in self.cases if case.path is not AT_LAST and case.job_id], self._is_cleared)
             self._kill_triggerer([case for case in self.cases if case.path is AT_LAST])
             self._wait(self.cases, lambda case: not case.remains())
         finally:
@@ -338,12 +340,13 @@ class Scene:
             return False
         if case.path.job == ENDS and case.mode == "deferred" and not case.has_told_its_end():
             return False  # the triggerer is killed as soon as all are over
-        if case.path.job == ENDS and self._clients[case.backend].get(case.job_id).replicas:
-            return False  # ended ones are kept for a group's rows to read; nobody would clear them away when all jobs are over
         case.still = alive == case.before
         if case.path.job != ENDS:
             case.run.end("failed")
         return True
+
+    def _is_cleared(self, case: Case) -> bool:
+        return not self._clients[case.backend].get(case.job_id).replicas
 
     @staticmethod
     def _wait(cases: list[Case], done: Callable[[Case], bool], seconds: float = 180) -> None:
